@@ -1,0 +1,1 @@
+"""The three services: intake owns cases, locator speaks to systems, exporter owns packages."""
