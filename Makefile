@@ -27,7 +27,7 @@ up: .venv/.installed ## Start the demo organisation on http://127.0.0.1:$(PORT)
 	$(BIN)/habeas demo --port $(PORT)
 
 test: .venv/.developing ## Run all tests that this machine can run
-	$(BIN)/python -m pytest $(TESTS)
+	HABEAS_NO_SKIPS=$(HABEAS_NO_SKIPS) $(BIN)/python -m pytest $(TESTS)
 
 check: .venv/.developing ## Lint, types, import boundaries, migrations
 	$(BIN)/ruff format --check .

@@ -22,8 +22,8 @@ from shared.ids import new_id
 from shared.migrating import Owner
 
 SEAL_BATCH = 500
-_ATOM = re.compile(r"[A-Za-z0-9_.:/ +-]{0,120}\Z")
-"""What a text in an entry may look like: an id, an enum, a date. No `@`, so no e-mail address can slip in."""
+_ATOM = re.compile(r"[A-Za-z0-9_.:/()+-]{0,120}\Z")
+"""What a text in an entry may look like: an id, an enum, a date. No space and no `@`, so neither a full name nor an e-mail address can slip in."""
 
 
 class Base(Row, registry=own_registry()):

@@ -153,6 +153,8 @@ class Sealed(Message):
     records: int
     withheld: int
     unbound: int
+    doubtful: int = 0
+    """Held back because nobody confirmed that they are about this person."""
     bytes: int
     sha256: str
     sealed_at: datetime

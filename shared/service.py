@@ -1,9 +1,9 @@
 """What has every service in common? Signed callers only, problem documents, and nothing personal in an error."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -18,10 +18,8 @@ log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 
 
-class Lifespan(Protocol):
-    """What FastAPI runs around serving."""
-
-    def __call__(self, app: FastAPI) -> AbstractAsyncContextManager[None]: ...
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+"""What FastAPI runs around serving."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The command line and the one-process wiring: it alone imports all four services."""

@@ -1,0 +1,1 @@
+"""Letters to the person: what they say, and how they leave."""

@@ -1,0 +1,144 @@
+"""What does the person read about their request? Plain words, in their language, never more than is true."""
+
+from dataclasses import dataclass
+from datetime import date
+from zoneinfo import ZoneInfo
+
+from babel.dates import format_date
+
+from services.intake.tables import Case
+from shared.register import Register
+from shared.vocabulary import CaseState, Language, Outcome
+
+
+@dataclass(frozen=True)
+class Status:
+    """A headline, some paragraphs, and codes of what is outstanding and on whose side."""
+
+    headline: str
+    paragraphs: tuple[str, ...]
+    outstanding: tuple[str, ...]
+
+
+HEADLINES = {
+    "da": {
+        "verify": "Bekræft, at det er dig",
+        "asked": "Vi har brug for et svar fra dig",
+        "working": "Vi har modtaget din anmodning",
+        "ready": "Dit svar er klar",
+        "nothing": "Vi har ikke fundet oplysninger om dig",
+        "collected": "Du har hentet dit svar",
+        "destroyed": "Svaret kan ikke længere hentes",
+        "done": "Din anmodning er afsluttet",
+        "refused": "Vi har afslået din anmodning",
+        "withdrawn": "Du har trukket din anmodning tilbage",
+        "lapsed": "Din anmodning er lukket uden svar",
+    },
+    "en": {
+        "verify": "Confirm that it is you",
+        "asked": "We need an answer from you",
+        "working": "We have received your request",
+        "ready": "Your answer is ready",
+        "nothing": "We found no data about you",
+        "collected": "You have collected your answer",
+        "destroyed": "The answer can no longer be collected",
+        "done": "Your request is closed",
+        "refused": "We have refused your request",
+        "withdrawn": "You have withdrawn your request",
+        "lapsed": "Your request was closed without an answer",
+    },
+}
+
+PARAGRAPHS = {
+    "da": {
+        "verify": "Vi har sendt en kode på otte cifre til din e-mailadresse. Skriv den her på siden, så begynder vi at søge.",
+        "due": "Du får svar senest {due}.",
+        "promise": "Vi har lovet at svare allerede senest {promise}.",
+        "paused": "Fristen står stille, indtil du har svaret. Du finder vores spørgsmål i den e-mail, vi har sendt dig.",
+        "nothing_to_do": "Du skal ikke gøre mere nu.",
+        "ready": "Du kan læse og hente det til og med {expires}. Du skal bruge den afhentningskode, du fik vist her på siden.",
+        "nothing": "Vi har søgt på det, du har oplyst. Du kan oplyse mere, hvis du tror, vi kender dig under noget andet.",
+        "nothing_answer": "Du kan læse og hente svaret til og med {expires}.",
+        "partly": "Noget er udeladt eller kunne ikke søges. I svaret står hvad og hvorfor.",
+        "collected": "Svaret kan kun hentes én gang. Skriv til {contact}, hvis noget gik galt.",
+        "destroyed": "Det blev slettet, da fristen for at hente det var gået. Du kan når som helst sende en ny anmodning.",
+        "letter": "Du har fået et brev om afgørelsen. Du kan klage til {authority}.",
+        "again": "Du kan når som helst sende en ny anmodning.",
+    },
+    "en": {
+        "verify": "We have sent an eight-digit code to your e-mail address. Enter it on this page and we begin to search.",
+        "due": "You will have an answer by {due}.",
+        "promise": "We have promised to answer by {promise} already.",
+        "paused": "The time limit stands still until you have answered. Our question is in the e-mail that we sent you.",
+        "nothing_to_do": "There is nothing more for you to do now.",
+        "ready": "You can read and collect it until {expires}. You need the collection code that was shown on this page.",
+        "nothing": "We searched for what you told us. You can tell us more if we may know you under something else.",
+        "nothing_answer": "You can read and collect the answer until {expires}.",
+        "partly": "Something is left out or could not be searched. The answer says what and why.",
+        "collected": "The answer can be collected only once. Write to {contact} if something went wrong.",
+        "destroyed": "It was deleted when the time to collect it was over. You can send a new request at any time.",
+        "letter": "You have been sent a letter about the decision. You can complain to {authority}.",
+        "again": "You can send a new request at any time.",
+    },
+}  # fmt: skip
+
+
+def compose(case: Case, register: Register, language: Language) -> Status:
+    """Return what the person reads, in `language`. Pure."""
+    headline, paragraphs, outstanding = _parts(case)
+    words, told = PARAGRAPHS[language.value], _told(case, register, language)
+    return Status(
+        HEADLINES[language.value][headline], tuple(words[key].format(**told) for key in paragraphs), outstanding
+    )
+
+
+def _parts(case: Case) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    state = CaseState(case.state)
+    if case.package is not None:
+        return _answered(case)
+    closed = {
+        CaseState.REFUSED: ("refused", ("letter",), ()),
+        CaseState.WITHDRAWN: ("withdrawn", ("again",), ()),
+        CaseState.LAPSED: ("lapsed", ("again",), ()),
+        CaseState.FULFILLED: ("done", ("letter",), ()),
+        CaseState.PARTLY_FULFILLED: ("done", ("letter",), ()),
+    }
+    if state in closed:
+        return closed[state]
+    if case.due is None:
+        return "asked", ("paused",), ("identity" if case.identity == "asked" else "clarification",)
+    if case.identity == "unproven" and case.contact_index is not None:
+        return "verify", ("verify", "due"), ("identity",)
+    promise = ("promise",) if case.promise_due else ()
+    return "working", ("due", *promise, "nothing_to_do"), ()
+
+
+def _answered(case: Case) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    if case.package == "collected":
+        return "collected", ("collected",), ()
+    if case.package == "destroyed":
+        return "destroyed", ("destroyed",), ()
+    if case.outcome == Outcome.NOT_FOUND:
+        return "nothing", ("nothing", "nothing_answer"), ("collection",)
+    partly = ("partly",) if case.outcome == Outcome.PARTLY_GRANTED else ()
+    return "ready", ("ready", *partly), ("collection",)
+
+
+def _told(case: Case, register: Register, language: Language) -> dict[str, str]:
+    return {
+        "due": long_date(case.due, language),
+        "promise": long_date(case.promise_due, language),
+        "expires": long_date(case.package_expires, language),
+        "contact": register.organisation.contact.email,
+        "authority": register.organisation.authority.name,
+    }
+
+
+def long_date(day: date | None, language: str) -> str:
+    """Return a date as a person writes it: `7. april 2026`, `7 April 2026`."""
+    return format_date(day, "long", locale="da_DK" if language == "da" else "en_GB") if day else ""
+
+
+def received_on(case: Case, register: Register) -> date:
+    """The local day of receipt, which the time limit counts from."""
+    return case.received_at.astimezone(ZoneInfo(register.organisation.timezone)).date()
