@@ -37,18 +37,19 @@ MOST_LETTERS = 500
 
 
 class Account(NamedTuple):
-    """Somebody who works at the demo organisation. The passwords are no secret: the demo listens on loopback alone."""
+    """Somebody who works at the demo organisation. The password is no secret: the demo listens on loopback alone."""
 
     username: str
     password: str
     roles: tuple[Role, ...]
 
 
+PASSWORD = "nordlys-demo-2026"  # noqa: S105 - no secret: the demo listens on loopback alone
 ACCOUNTS = (
-    Account("anna", "anna-handler-demo", (Role.HANDLER,)),
-    Account("bent", "bent-handler-demo", (Role.HANDLER,)),
-    Account("dorte", "dorte-dpo-demo", (Role.DPO, Role.AUDITOR)),
-    Account("admin", "admin-nordlys-demo", (Role.ADMINISTRATOR,)),
+    Account("anna", PASSWORD, (Role.HANDLER,)),
+    Account("bent", PASSWORD, (Role.HANDLER,)),
+    Account("dorte", PASSWORD, (Role.DPO, Role.AUDITOR)),
+    Account("admin", PASSWORD, (Role.ADMINISTRATOR,)),
 )
 
 
@@ -123,7 +124,12 @@ def _process(folder: Path, url: str, port: int) -> tuple[Process, str]:
     public_url, mailbox = f"http://127.0.0.1:{port}", Mailbox()
     settings = ServiceSettings(
         gateway=gateway.settings.Settings(public_url=public_url, hosts=("localhost",)),
-        intake=services.intake.settings.Settings(registers=registers, public_url=public_url, demo=True),
+        intake=services.intake.settings.Settings(
+            registers=registers,
+            public_url=public_url,
+            demo=True,
+            webhook_networks=("127.0.0.0/8", "::1/128"),
+        ),
         locator=services.locator.settings.Settings(
             secrets={
                 ORGANISATION: {
@@ -167,7 +173,7 @@ def welcome(port: int) -> str:
     """Return what the terminal says: where to click, and how to sign in."""
     url = f"http://127.0.0.1:{port}"
     people = "\n".join(
-        f"    {account.username:<6} {account.password:<20} {', '.join(account.roles)}" for account in ACCOUNTS
+        f"    {account.username:<6} {account.password:<18} {', '.join(account.roles)}" for account in ACCOUNTS
     )
     return f"""
   Habeas demo: Nordlys IT ApS (invented), on this machine alone.

@@ -4,7 +4,8 @@ keys/public.json                 key id → issuer and public key, for checking 
 keys/<service>/token.pem         signs this service's tokens (ES256)
 keys/<service>/keyring.json      seals fields and makes blind indexes
 keys/intake/ledger.key           chains the ledger
-keys/exporter/signing.pem        signs packages
+
+The keys that sign packages are the exporter's own: one pair an organisation, sealed in its tables.
 """
 
 import json
@@ -43,9 +44,6 @@ class Keys:
     def ledger_key(self) -> bytes:
         return bytes.fromhex(self._read("ledger.key"))
 
-    def signing_key(self) -> str:
-        return self._read("signing.pem")
-
     def _public(self) -> dict[str, tuple[str, str]]:
         path = self.folder / "public.json"
         if not path.is_file():
@@ -75,7 +73,6 @@ def create(folder: Path) -> None:
         public[kid] = {"issuer": service, "key": public_pem}
         Keyring.generate().to_file(folder / service / "keyring.json")
     _write(folder / "intake" / "ledger.key", secrets.token_hex(32))
-    _write(folder / "exporter" / "signing.pem", generate_key()[0])
     _write(folder / "public.json", json.dumps(public, indent=2))
 
 

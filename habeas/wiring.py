@@ -5,14 +5,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
-import services.exporter.app
-import services.locator.app
 from fastapi import FastAPI
 
 import gateway.app
+import services.exporter.app
 import services.intake.app
+import services.locator.app
 from gateway.portal import portal_router
 from gateway.portal.letters import Letters
 from gateway.settings import Settings as GatewaySettings
@@ -108,6 +107,8 @@ def _engine(installation: Installation, names: Sequence[str], clock: Clock) -> E
         queues.append(services.intake.app.QUEUE)
     if "locator" in names:
         queues.append(services.locator.app.QUEUE)
+    if "exporter" in names:
+        queues.append(QueueRule("exporter", concurrency=1))  # its sweeps need an engine; it enqueues nothing itself
     if not queues:
         return None
     engine = Engine(installation.url, queues=queues, clock=clock)
@@ -159,7 +160,7 @@ class _Builder:
             verifier=keys.verifier(),
             ledger_key=keys.ledger_key(),
             send_letter=self.demo.send_letter if self.demo else _smtp(settings),
-            deliver=_deliver(private=self.demo is not None),
+            deliver=partial(webhooks.deliver, EgressClient(webhooks.rule(settings.webhook_networks)), clock=self.clock),
             clock=self.clock,
         )
 
@@ -178,10 +179,10 @@ class _Builder:
         return services.exporter.app.create_app(
             self.settings.exporter or ExporterSettings(),
             database=self.process.database,
+            engine=self._working_engine(),
             post=post,
             sealer=keys.sealer(),
             verifier=keys.verifier(),
-            signing_key=keys.signing_key(),
             clock=self.clock,
         )
 
@@ -199,9 +200,3 @@ def _smtp(settings: IntakeSettings) -> SendLetter:
         password=password,
     )  # fmt: skip
     return partial(smtp.send, server)
-
-
-def _deliver(*, private: bool) -> Any:
-    """Webhooks leave through the egress client; only the demo may reach this machine."""
-    networks = ("127.0.0.0/8",) if private else ()
-    return partial(webhooks.deliver, EgressClient(allow_networks=networks))

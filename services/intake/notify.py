@@ -18,7 +18,7 @@ from shared import ledger
 from shared.database import WriteSession
 from shared.ids import new_id
 from shared.ledger import Entry
-from shared.problems import NotFound
+from shared.problems import Invalid, NotFound
 
 BATCH = 50
 LEASE = timedelta(minutes=5)
@@ -51,6 +51,10 @@ def envelope(entry: Entry) -> dict[str, Any]:
 
 async def add(desk: Desk, organisation: str, new: NewWebhook, *, actor: str) -> dict[str, Any]:
     """Add an endpoint, which is told everything from now on; its secret is shown this once."""
+    if not webhooks.rule(desk.settings.webhook_networks).admits(new.url):
+        raise Invalid(
+            errors=({"pointer": "/url", "detail": "must be https, or lie in a network that the operator allowed"},)
+        )
     webhook_id, secret, now = new_id(), webhooks.new_secret(), desk.now()
     async with desk.database.write(organisation) as session:
         newest = select(Entry.seq).where(col(Entry.seq).is_not(None)).order_by(col(Entry.seq).desc()).limit(1)

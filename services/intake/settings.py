@@ -21,6 +21,10 @@ class Settings(BaseSettings):
     mail_username: str | None = Field(default=None, description="Account at the SMTP server, if it wants one.")
     mail_password: SecretStr | None = Field(default=None, description="Its password.")
     mail_from: str | None = Field(default=None, description="Sender address of letters.")
+    webhook_networks: tuple[str, ...] = Field(
+        default=(),
+        description='Private networks (CIDR) that webhooks may go to, as JSON: ["10.0.0.0/8"]. Default: none.',
+    )
     demo: bool = Field(default=False, description="Set by `habeas demo` alone: letters are shown, not sent.")
 
     @property

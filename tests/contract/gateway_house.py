@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from gateway import accounts, keys, sessions
-from gateway.app import create_app
+from gateway.app import Portal, create_app
 from gateway.server import server_config
 from gateway.settings import Settings
 from gateway.tables import OWNER
@@ -176,14 +176,16 @@ def fresh_sqlite(folder: Path) -> str:
 
 
 @asynccontextmanager
-async def open_house(url: str, *, over_http: bool = False, **settings: Any) -> AsyncIterator[House]:
+async def open_house(
+    url: str, *, over_http: bool = False, portal: Portal | None = None, **settings: Any
+) -> AsyncIterator[House]:
     """Open a gateway on a migrated database."""
     private, public, kid = generate_key()
     issuer = Issuer("gateway", private, kid)
     echoes = {name: Echo(name, Verifier(name, {kid: ("gateway", public)})) for name in SERVICES}
     database, clock, made = Database(url), Moment(), Settings(**settings)
     async with _post(echoes, issuer, over_http=over_http) as post:
-        app = create_app(made, database=database, post=post, issuer=issuer, clock=clock)
+        app = create_app(made, database=database, post=post, issuer=issuer, clock=clock, portal=portal)
         transport = httpx.ASGITransport(app, client=("192.0.2.1", 4000))
         async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
             yield House(made, clock, database, echoes, post, app, client)
@@ -200,7 +202,7 @@ async def _post(echoes: dict[str, Echo], issuer: Issuer, *, over_http: bool) -> 
     servers = {
         name: uvicorn.Server(uvicorn.Config(echo.app, port=0, log_level="error")) for name, echo in echoes.items()
     }
-    async with _running(list(servers.values())):
+    async with running(list(servers.values())):
         http = HttpPost({name: f"http://127.0.0.1:{port_of(server)}" for name, server in servers.items()}, issuer)
         yield http
         await http.aclose()
@@ -210,7 +212,7 @@ async def _post(echoes: dict[str, Echo], issuer: Issuer, *, over_http: bool) -> 
 async def served(house: House) -> AsyncIterator[int]:
     """Serve the gateway on a real port of this machine and yield it."""
     server = uvicorn.Server(server_config(house.app, host="127.0.0.1", port=0, log_level="critical"))
-    async with _running([server]):
+    async with running([server]):
         yield port_of(server)
 
 
@@ -220,7 +222,7 @@ def port_of(server: uvicorn.Server) -> int:
 
 
 @asynccontextmanager
-async def _running(servers: list[uvicorn.Server]) -> AsyncIterator[None]:
+async def running(servers: list[uvicorn.Server]) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(server.serve()) for server in servers]
     while not all(server.started for server in servers):
         await asyncio.sleep(0.01)

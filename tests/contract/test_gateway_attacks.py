@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+import uvicorn
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from structlog.testing import capture_logs
 
 from gateway.keys import Scope
+from gateway.server import PromptProtocol, server_config
 from shared.ids import new_id, new_reference
 from shared.vocabulary import Role
-from tests.contract.gateway_house import ORG, House, Seen, fresh_sqlite, open_house, served
+from tests.contract.gateway_house import ORG, House, Seen, fresh_sqlite, open_house, port_of, running, served
 
 REQUESTS = f"/v1/{ORG}/requests"
 
@@ -133,6 +136,25 @@ async def test_a_head_without_end_is_cut_and_takes_no_memory(house: House, port:
     assert status_of(many) in {0, 431}
     target = await raw(port, b"GET /", *([b"a" * 65536] * 64))
     assert status_of(target) in {0, 431}
+
+
+class Hurried(PromptProtocol):
+    head_seconds = 0.2
+
+
+async def test_a_head_that_comes_too_slowly_is_cut_and_a_quick_one_is_not(house: House) -> None:
+    config = server_config(house.app, host="127.0.0.1", port=0, log_level="critical", lifespan="off")
+    config.http = Hurried
+    server = uvicorn.Server(config)
+    async with running([server]):
+        began = time.perf_counter()
+        assert await raw(port_of(server), b"GET / HTTP/1.1\r\nHost:") == b""
+        assert await raw(port_of(server), b"") == b"", "nor is a connection kept that says nothing"
+        assert time.perf_counter() - began < 3
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(server)}") as client:
+            for _ in range(3):
+                assert (await client.get("/health/live")).status_code == 200
+                await asyncio.sleep(0.3)
 
 
 async def test_more_headers_than_anybody_needs_are_refused(port: int) -> None:

@@ -194,7 +194,8 @@ async def test_a_key_has_its_own_allowance(tmp_path: Path) -> None:
 
 
 async def test_the_house_is_well_when_every_part_is(house: House) -> None:
-    assert (await house.client.get("/health/live")).json() == {"status": "live"}
+    for odd in ({}, {"authorization": "Basic abc"}, {"authorization": "Bearer hbh_" + "A" * 43}):
+        assert (await house.client.get("/health/live", headers=odd)).json() == {"status": "live"}
     ready = await house.client.get("/health/ready")
     parts = dict.fromkeys(("database", "intake", "locator", "exporter"), "ready")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "parts": parts})

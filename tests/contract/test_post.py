@@ -214,7 +214,9 @@ class Service:
 @asynccontextmanager
 async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
     """Serve on a free port of the loopback; yield the address."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    # asyncio sends small answers at once only on sockets that say which protocol they speak.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, lifespan="off", log_level="critical", access_log=False, **options)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve([listener]))

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from services.exporter.binding import Binder, file_digest, record_digest
+from services.exporter.binding import Binder, RecordDigests, file_digest
 from services.exporter.parts import (
     DOUBTFUL,
     HAS_FILES,
@@ -63,7 +63,7 @@ def test_facts_do_not_depend_on_how_the_stream_was_cut(size: int) -> None:
     (facts,) = found.facts
     assert (facts["entity"], facts["records"], facts["doubtful"], facts["to_open"]) == ("customer", 3, 1, 1)
     assert [flags for _, _, flags, _ in read_index(index)] == [0, DOUBTFUL, TO_OPEN | HAS_FILES]
-    assert next(read_index(index))[0] == record_digest(KEY, "crm", "customer", "1")
+    assert next(read_index(index))[0] == RecordDigests(KEY, "crm", "customer").of("1")
 
 
 def test_a_last_line_needs_no_newline_and_an_empty_part_is_none() -> None:
@@ -201,8 +201,10 @@ def test_unbound_records_are_counted_from_the_facts_alone() -> None:
 
 
 def test_marks_and_files_are_known_by_digests_that_need_the_key() -> None:
-    assert record_digest(KEY, "crm", "customer", "1") != record_digest(b"x" * 32, "crm", "customer", "1")
-    assert record_digest(KEY, "crm", "customer", "1") != record_digest(KEY, "crm", "order", "1")
+    here = RecordDigests(KEY, "crm", "customer")
+    assert here.of("1") == here.of("1") != here.of("2")
+    assert here.of("1") != RecordDigests(b"x" * 32, "crm", "customer").of("1")
+    assert here.of("1") != RecordDigests(KEY, "crm", "order").of("1")
     assert file_digest(KEY, "cv.pdf") != file_digest(b"x" * 32, "cv.pdf")
 
 
