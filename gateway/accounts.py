@@ -8,7 +8,7 @@ from typing import Any
 
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
-from sqlalchemy import CursorResult, insert, update
+from sqlalchemy import insert, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
@@ -220,10 +220,7 @@ async def _found(session: ReadSession | WriteSession, account_id: str) -> Accoun
 
 async def _change(session: WriteSession, account: Account, values: Mapping[str, Any]) -> None:
     """Change an account and its epoch, which ends what was opened under the old one."""
-    statement = update(Account).where(col(Account.id) == account.id).values(**values, epoch=new_id())
-    done: CursorResult[tuple[()]] = await session.exec(statement)
-    if done.rowcount != 1:
-        raise NotFound
+    await session.exec(update(Account).where(col(Account.id) == account.id).values(**values, epoch=new_id()))
     await sessions.close_all(session, account.id)
 
 

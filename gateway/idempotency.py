@@ -82,11 +82,9 @@ async def begin(database: Database, organisation: str, use_id: str, body: bytes,
         if await _claim(session, organisation, use_id, body_hash, now):
             return None
         earlier = (await session.exec(select(Idempotency).where(Idempotency.id == use_id))).first()
-    if earlier is None:
-        raise StillRunning(retry_after=1)
-    if earlier.body_hash != body_hash:
+    if earlier is not None and earlier.body_hash != body_hash:
         raise AnotherBody
-    if earlier.status is None:
+    if earlier is None or earlier.status is None:
         raise StillRunning(retry_after=1)
     if earlier.answer is None:
         raise AnswerNotKept

@@ -5,6 +5,7 @@ import typer
 from habeas.commands import running, upkeep
 from habeas.commands.check_register import check_register
 from habeas.commands.due import due
+from habeas.commands.verify_package import verify_package
 
 app = typer.Typer(
     help="Habeas answers people who ask for their personal data. Start with `habeas demo`.",
@@ -22,6 +23,7 @@ app.command(rich_help_panel="Set up")(upkeep.migrate)
 app.command(rich_help_panel="Set up")(upkeep.account)
 app.command(name="check-register", rich_help_panel="Set up")(check_register)
 app.command(rich_help_panel="Look")(due)
+app.command(name="verify-package", rich_help_panel="Look")(verify_package)
 app.command(rich_help_panel="Look")(upkeep.health)
 audit.command("verify")(upkeep.audit_verify)
 app.add_typer(audit, name="audit", rich_help_panel="Look")

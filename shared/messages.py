@@ -58,7 +58,7 @@ class Accepted(Message):
 # --- forward: locator → exporter -----------------------------------------------------------------------------------
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """One record as a connector found it: one line of NDJSON in a part. Closed: nothing unseen rides along."""
 
     system: str

@@ -1,5 +1,6 @@
 """What every test may ask for: a fresh database on SQLite or on a real PostgreSQL."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,3 +48,11 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """Each test that asks for this runs on both."""
     url: str = request.getfixturevalue(f"{request.param}_url".replace("postgresql", "postgres"))
     return url
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Under CI (`HABEAS_NO_SKIPS`) a skipped test is a failure: there nothing may be missing."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("HABEAS_NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

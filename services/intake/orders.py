@@ -1,5 +1,6 @@
 """How does a case's work leave intake? An order row, sent by the engine until the receivers have it."""
 
+import base64
 from datetime import datetime, timedelta
 
 from sqlalchemy import insert, update
@@ -100,12 +101,12 @@ async def _messages(desk: Desk, order: Order, case: Case) -> tuple[messages.Pack
     )
     common = {
         "organisation_id": organisation, "case_id": case.id, "right": Right(case.right),
-        "language": Language(case.language), "register_version": case.register_version, "binding_key": key,
+        "language": Language(case.language), "register_version": case.register_version, "binding_key": base64.b64encode(key).decode(),
     }  # fmt: skip
     plan = messages.PackagePlan(
         **common,
         reference=case.reference,
-        proofs=tuple(sorted(digest(bytes.fromhex(key), item.type, item.value) for item in identifiers)),
+        proofs=tuple(sorted(digest(key, item.type, item.value) for item in identifiers)),
     )
     message = messages.Order(
         **common,
@@ -117,9 +118,9 @@ async def _messages(desk: Desk, order: Order, case: Case) -> tuple[messages.Pack
     return plan, message
 
 
-def binding_key(desk: Desk, order: Order) -> str:
-    """Return the order's own key (64 hex digits) for the digests that bind records to the person."""
-    return desk.sealer.index(order.organisation_id, "binding", order.id)
+def binding_key(desk: Desk, order: Order) -> bytes:
+    """Return the order's own key (32 bytes) for the digests that bind records to the person."""
+    return bytes.fromhex(desk.sealer.index(order.organisation_id, "binding", order.id))
 
 
 async def withdraw(desk: Desk, organisation: str, order_id: str, attempt: int) -> None:

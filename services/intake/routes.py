@@ -22,7 +22,7 @@ from services.intake.letters import outbox
 from services.intake.tables import Case
 from shared import ledger, messages
 from shared.ids import parse_reference
-from shared.problems import Forbidden, Invalid, NotFound
+from shared.problems import Conflict, Forbidden, Invalid, NotFound
 from shared.service import Caller, CallerDep
 from shared.vocabulary import CaseState, Channel, Language, Right
 
@@ -201,6 +201,16 @@ async def read_case(request: Request, response: Response, caller: CallerDep, cas
     case, body = await reading.for_handler(desk_of(request), caller.organisation, case_id, actor=caller.subject)
     response.headers["etag"] = f'"{case.version}"'
     return body
+
+
+@router.get("/cases/{case_id}/package-id")
+async def case_package_id(request: Request, caller: CallerDep, case_id: Id) -> dict[str, str]:
+    caller.require(*WORKERS)
+    async with desk_of(request).database.read(caller.organisation) as session:
+        case = await get_case(session, case_id)
+    if case.order_id is None:
+        raise Conflict("nothing was searched yet", code="not-planned")
+    return {"package_id": case.order_id}
 
 
 @router.get("/cases/{case_id}/letters/{letter_id}")

@@ -1,8 +1,11 @@
 """An exporter with a real database and a real vault, called as intake, the locator, handlers and the person call it."""
 
+import atexit
 import base64
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -418,12 +421,36 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+_TEMPLATE: list[Path] = []
+
+
+def fresh_sqlite(folder: Path) -> str:
+    """Return the URL of a migrated SQLite file; the migrations run once a test run."""
+    if not _TEMPLATE or not _TEMPLATE[0].exists():
+        original = Path(tempfile.mkdtemp(prefix="habeas-exporter-")) / "template.sqlite"
+        migrate(f"sqlite+aiosqlite:///{original}", (ledger.OWNER, OWNER))
+        _TEMPLATE[:] = [original]
+        atexit.register(shutil.rmtree, original.parent, ignore_errors=True)
+    copy = folder / "exporter.sqlite"
+    shutil.copy(_TEMPLATE[0], copy)
+    return f"sqlite+aiosqlite:///{copy}"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What several exporters of one installation have in common: keys, the clock, and intake."""
+
+    keyring: Keyring = field(default_factory=Keyring.generate)
+    clock: Moment = field(default_factory=Moment)
+
+
 @asynccontextmanager
-async def exporter_house(url: str, folder: Path, *, store: Store | None = None, **chosen: Any) -> AsyncIterator[House]:
-    """Start an exporter on this database, with its vault in this folder."""
-    migrate(url, (ledger.OWNER, OWNER))
-    database = Database(url)
-    clock = Moment()
+async def exporter_house(
+    url: str, folder: Path, *, store: Store | None = None, shared: Shared | None = None, **chosen: Any
+) -> AsyncIterator[House]:
+    """Start an exporter on this migrated database, with its vault in this folder."""
+    shared = shared or Shared()
+    database, clock = Database(url), shared.clock
     keys = {name: generate_key() for name in ("gateway", "intake", "locator", "exporter")}
     public = {kid: (name, pem) for name, (_, pem, kid) in keys.items()}
     issuers = {name: Issuer(name, private, kid, clock=clock) for name, (private, _, kid) in keys.items()}
@@ -436,7 +463,7 @@ async def exporter_house(url: str, folder: Path, *, store: Store | None = None, 
         database=database,
         engine=Engine(url, queues=[QueueRule("test")]),
         post=posts["exporter"],
-        sealer=Sealer(Keyring.generate()),
+        sealer=Sealer(shared.keyring),
         verifier=Verifier("exporter", public, clock=clock),
         store=store,
         clock=clock,

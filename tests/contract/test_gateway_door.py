@@ -298,6 +298,10 @@ async def test_a_service_that_refuses_our_own_token_is_our_failure_not_the_calle
     answer = await house.client.get(house.path(""))
     del house.echoes["intake"].answers["GET", "/organisation"]
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:habeas:problem:service-failed")
+    reference, headers = await house.subject("collect")
+    house.echoes["intake"].says("GET", f"/requests/{reference}/package-id", {"title": "no"}, 401)
+    answer = await house.client.get(house.path(f"/requests/{reference}/package"), headers=headers)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:habeas:problem:service-failed")
 
 
 async def test_a_service_that_breaks_is_told_as_a_problem_without_its_words(house: House) -> None:

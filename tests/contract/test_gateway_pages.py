@@ -1,5 +1,6 @@
 """The pages come through the same door: the same sessions, the same limits, and forms from our own pages only."""
 
+import json
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,21 @@ async def test_a_person_asks_proves_and_collects_through_the_pages(house: House)
     left = await post(house, "/leave")
     assert left.status_code == 303
     house.client.cookies.clear()
+
+
+async def test_a_person_offers_more_asks_for_a_new_code_and_withdraws_through_the_pages(house: House) -> None:
+    reference = case(house)
+    intake = house.echoes["intake"]
+    intake.says("DELETE", f"/requests/{reference}", None, 204)
+    assert (await post(house, f"/requests/{reference}/new-code")).status_code == 303
+    assert (intake.seen[-1].method, intake.seen[-1].path) == ("POST", f"/requests/{reference}/code")
+    await prove(house, reference)
+    fields = {"identifier-customer_number": "K123456"}
+    assert (await post(house, f"/requests/{reference}/identifiers", **fields)).status_code == 303
+    assert json.loads(intake.seen[-1].body) == {"identifiers": [{"type": "customer_number", "value": "K123456"}]}
+    assert intake.seen[-1].claims.case == CASE
+    assert (await post(house, f"/requests/{reference}/withdraw")).status_code == 303
+    assert (intake.seen[-1].method, intake.seen[-1].claims.case) == ("DELETE", CASE)
 
 
 async def test_a_session_that_was_left_is_over(house: House) -> None:

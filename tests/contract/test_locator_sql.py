@@ -276,7 +276,8 @@ async def test_one_search_sees_one_moment(guarded_url: str) -> None:
     query = sa.select(sa.func.count()).select_from(sa.table("customers"))
 
     async def count(snapshot: Snapshot) -> Any:
-        return [row async for rows in snapshot.batches(query) for row in rows][0][0]
+        rows = [row async for batch in snapshot.batches(query) for row in batch]
+        return rows[0][0]
 
     async with source.snapshot() as snapshot:
         assert await count(snapshot) == 3

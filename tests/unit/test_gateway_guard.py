@@ -117,6 +117,7 @@ def test_nobody_can_choose_their_own_address() -> None:
     assert client("10.0.0.1", "1.2.3.4, 198.51.100.7, 10.0.0.2", ("10.0.0.0/8",)) == "198.51.100.7"
     assert client("10.0.0.1", "", ("10.0.0.0/8",)) == "10.0.0.1"
     assert client("10.0.0.1", "x' OR 1=1", ("10.0.0.0/8",)) == "unknown"
+    assert client("10.0.0.1", "203.0.113.1, x' OR 1=1", ("10.0.0.0/8",)) == "unknown"
 
 
 def test_ipv6_is_counted_by_household_and_mapped_ipv4_as_itself() -> None:

@@ -1,0 +1,307 @@
+"""How does a case's search begin, go on from round to round, and end? Orders, each taken once.
+
+Every step is one transaction under the order's row lock: what was found out, the tasks that follow from it, their
+places in the engine's queue, and the facts that intake is to get. The last step closes the order and destroys what it
+knew of the person.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import insert, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, select
+
+from services.locator import receipts, rounds, subject
+from services.locator.desk import LOCATE, SERVICE, Desk
+from services.locator.tables import Order, Task
+from shared import ledger, messages
+from shared.database import WriteSession
+from shared.ids import new_id
+from shared.problems import Conflict, Forbidden, NotFound
+from shared.register import Register
+from shared.vocabulary import FINAL_TASK_STATES, TaskState
+
+log = structlog.get_logger()
+
+
+class UnknownOrder(NotFound):
+    """There is no such order here."""
+
+
+class ForeignOrder(Forbidden):
+    """An order is for the caller's own organisation."""
+
+
+class OrderDiffers(Conflict):
+    """Another order has this id."""
+
+    code = "order-differs"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a task's attempt ended: what its row and its receipt tell."""
+
+    task: Task
+    attempt: int
+    state: TaskState
+    code: str | None = None
+    groups: tuple[messages.GroupFacts, ...] = ()
+    types: tuple[str, ...] = ()
+    on_file: tuple[str, ...] = ()
+
+
+# --- taking and cancelling -----------------------------------------------------------------------------------------
+
+
+async def accept(desk: Desk, organisation: str, order_id: str, message: messages.Order) -> messages.Accepted:
+    """Take an order and plan its first round; the same message again changes nothing.
+
+    Raises `OrderDiffers`, `ForeignOrder`, `UnknownRegister`, `BadBindingKey`.
+    """
+    if message.organisation_id != organisation:
+        raise ForeignOrder
+    subject.binding_key(message.binding_key)
+    register = await desk.registers.cited(organisation, message.register_version)
+    fingerprint = desk.sealer.index(organisation, subject.PURPOSE, message.model_dump_json())
+    known = await _known(desk, organisation, order_id, fingerprint)
+    if known is not None:
+        return known
+    try:
+        return await _open(desk, order_id, message, register, fingerprint)
+    except IntegrityError:  # The same message came twice at once, and the other one was faster.
+        known = await _known(desk, organisation, order_id, fingerprint)
+        if known is None:
+            raise OrderDiffers from None
+        return known
+
+
+async def _known(desk: Desk, organisation: str, order_id: str, fingerprint: str) -> messages.Accepted | None:
+    async with desk.database.read(organisation) as session:
+        order = (await session.exec(select(Order).where(Order.id == order_id))).first()
+    if order is None:
+        return None
+    if order.fingerprint != fingerprint:
+        raise OrderDiffers
+    return messages.Accepted(order_id=order_id, state=order.state)
+
+
+async def _open(
+    desk: Desk, order_id: str, message: messages.Order, register: Register, fingerprint: str
+) -> messages.Accepted:
+    wrapped, sealed, sealer = subject.seal(desk, order_id, message)
+    order = Order(
+        id=order_id,
+        organisation_id=message.organisation_id,
+        case_id=message.case_id,
+        package_id=message.package_id,
+        right=message.right.value,
+        verb=message.verb,
+        language=message.language.value,
+        register_version=message.register_version,
+        fingerprint=fingerprint,
+        data_key=wrapped,
+        person=sealed,
+        at=desk.now(),
+    )
+    nobody = subject.Person(message.name, subject.binding_key(message.binding_key), sealer, ())
+    async with desk.database.write(message.organisation_id) as session:
+        await session.exec(insert(Order).values(order.model_dump()))
+        await subject.add(session, order, nobody, [(identifier, 0) for identifier in message.identifiers])
+        await _tell(desk, session, order, "order.accepted", {"order": order_id, "verb": order.verb})
+        await advance(desk, session, order, register, ())
+    return messages.Accepted(order_id=order_id, state=order.state)
+
+
+async def cancel(desk: Desk, organisation: str, order_id: str, *, actor: str) -> None:
+    """Stop an order's tasks and destroy what it knew of the person. Again changes nothing."""
+    async with desk.database.write(organisation) as session:
+        order = await lock(session, order_id)
+        if order is None:
+            raise UnknownOrder
+        if order.state != "open":
+            return
+        for task in await _tasks(session, order_id):
+            if TaskState(task.state) not in FINAL_TASK_STATES:
+                await desk.engine.withdraw(session, LOCATE, id=task.id, attempt=task.attempt)
+        await session.exec(
+            update(Task)
+            .where(col(Task.order_id) == order_id, col(Task.state).not_in(FINAL_TASK_STATES))
+            .values(state=TaskState.CANCELLED, lease_until=None, changed_at=desk.now())
+        )
+        await receipts.drop(session, order_id)
+        await _close(desk, session, order, "cancelled")
+        await _tell(desk, session, order, "order.cancelled", {"order": order_id}, actor=actor)
+
+
+# --- round by round ------------------------------------------------------------------------------------------------
+
+
+async def lock(session: WriteSession, order_id: str) -> Order | None:
+    """Return an order with its row locked: its tasks end one after the other, so that the last one knows it is."""
+    return (await session.exec(select(Order).where(Order.id == order_id).with_for_update())).first()
+
+
+async def advance(
+    desk: Desk, session: WriteSession, order: Order, register: Register, ended: Sequence[Ended]
+) -> list[str]:
+    """Make the tasks that follow from what is known now; close the order if none is left. The row is locked.
+
+    `ended` are the attempts whose rows were just written; their receipts are written here, because the last one tells
+    that the order is done. Returns the ids of the tasks whose receipts were written.
+    """
+    person = await subject.unseal(desk, session, order)
+    tasks = await _tasks(session, order.id)
+    plan = _plan(desk, order, register, person, tasks)
+    made = [await _make(desk, session, order, register, task) for task in plan.tasks]
+    await _absorb(session, tasks, plan)
+    told = [*ended, *(_end_of(task) for task in made if task.state != TaskState.QUEUED)]
+    total = len(tasks) + len(made) if plan.located else None
+    await write_receipts(desk, session, order, told, total)
+    if plan.located:
+        await _close(desk, session, order, "located")
+        await _tell(desk, session, order, "order.located", {"order": order.id, "tasks": total})
+    return [item.task.id for item in told]
+
+
+def _plan(desk: Desk, order: Order, register: Register, person: subject.Person, tasks: Sequence[Task]) -> rounds.Plan:
+    known = [item.known for item in person.held]
+    standing = [
+        rounds.Standing(
+            task.id, task.system, task.round, TaskState(task.state), frozenset(task.identifiers), task.doubtful
+        )
+        for task in tasks
+    ]
+    if order.verb == "person":
+        return rounds.plan_person(register, known, standing)
+    return rounds.plan_search(register, known, standing, desk.settings.limits)
+
+
+async def _make(desk: Desk, session: WriteSession, order: Order, register: Register, new: rounds.NewTask) -> Task:
+    connector, now = register.systems[new.system].connector, desk.now()
+    queued, personal = new.state is TaskState.QUEUED, new.state is TaskState.NEEDS_PERSON
+    task = Task(
+        id=new_id(),
+        organisation_id=order.organisation_id,
+        order_id=order.id,
+        case_id=order.case_id,
+        system=new.system,
+        round=new.round,
+        verb=order.verb,
+        right=order.right,
+        state=new.state.value,
+        # The receipt that hands a task to a person is attempt 1; what the person answers is attempt 2.
+        attempt=2 if personal else 1,
+        lease_until=now + desk.settings.patience if queued else None,
+        partition=f"{order.organisation_id}:{new.system}",
+        code=new.code.value if new.code else None,
+        identifiers=list(new.identifiers),
+        respondent=connector.respondent if connector.kind == "manual" else None,
+        at=now,
+        changed_at=now,
+    )
+    await session.exec(insert(Task).values(task.model_dump()))
+    if queued:
+        await enqueue(desk, session, task)
+    return task
+
+
+async def enqueue(desk: Desk, session: WriteSession, task: Task) -> None:
+    """Start the task's present attempt once the transaction commits."""
+    await desk.engine.enqueue(
+        session,
+        LOCATE,
+        organisation_id=task.organisation_id,
+        id=task.id,
+        attempt=task.attempt,
+        partition=task.partition,
+    )
+
+
+async def _absorb(session: WriteSession, tasks: Sequence[Task], plan: rounds.Plan) -> None:
+    for task in tasks:
+        if task.id in plan.absorbed:
+            both = [*task.identifiers, *plan.absorbed[task.id]]
+            await session.exec(update(Task).where(col(Task.id) == task.id).values(identifiers=both))
+
+
+def _end_of(task: Task) -> Ended:
+    return Ended(task, 1, TaskState(task.state), task.code)
+
+
+async def tell(
+    desk: Desk, session: WriteSession, ended: Ended, *, actor: str = "service:locator", records: int = 0
+) -> None:
+    """Enter in the ledger how an attempt ended, in the caller's transaction."""
+    task = ended.task
+    await ledger.record(
+        session,
+        organisation_id=task.organisation_id,
+        service=SERVICE,
+        kind=f"task.{ended.state.value}",
+        actor=actor,
+        case_id=task.case_id,
+        data={
+            "task": task.id, "attempt": ended.attempt, "system": task.system, "round": task.round, "records": records,
+            "code": ended.code,
+        },
+        at=desk.now(),
+    )  # fmt: skip
+
+
+async def write_receipts(
+    desk: Desk, session: WriteSession, order: Order, told: Iterable[Ended], total: int | None
+) -> None:
+    """Write what intake is to know. The last receipt of a finished order says so, and how many tasks there were."""
+    items = list(told)
+    for place, item in enumerate(items, 1):
+        last = total is not None and place == len(items)
+        body = messages.Receipt(
+            organisation_id=order.organisation_id,
+            case_id=order.case_id,
+            system=item.task.system,
+            round=item.task.round,
+            state=item.state,
+            groups=item.groups,
+            code=item.code,
+            identifier_types=item.types,
+            on_file=item.on_file,
+            order_state="located" if last else "open",
+            tasks=total if last else None,
+            finished_at=desk.now(),
+        )
+        await receipts.write(session, order.id, item.task.id, item.attempt, body)
+
+
+async def _close(desk: Desk, session: WriteSession, order: Order, state: str) -> None:
+    """End an order: without its key, what was sealed is gone, in every copy of the database too."""
+    await session.exec(
+        update(Order)
+        .where(col(Order.id) == order.id)
+        .values(state=state, data_key=None, person=None, closed_at=desk.now())
+    )
+    await subject.forget(session, order.id)
+    order.state = state
+
+
+async def _tasks(session: WriteSession, order_id: str) -> Sequence[Task]:
+    query = select(Task).where(Task.order_id == order_id).order_by(col(Task.id))
+    return (await session.exec(query, execution_options={"populate_existing": True})).all()
+
+
+async def _tell(
+    desk: Desk, session: WriteSession, order: Order, kind: str, data: dict[str, Any], actor: str = "service:locator"
+) -> None:
+    await ledger.record(
+        session,
+        organisation_id=order.organisation_id,
+        service=SERVICE,
+        kind=kind,
+        actor=actor,
+        case_id=order.case_id,
+        data=data,
+        at=desk.now(),
+    )
