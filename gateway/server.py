@@ -77,5 +77,5 @@ def server_config(app: ASGIApp, *, host: str, port: int, **more: Any) -> uvicorn
         proxy_headers=False,
         server_header=False,
         access_log=False,
-        **more,
+        **{"timeout_graceful_shutdown": 20, **more},
     )

@@ -127,7 +127,6 @@ def _process(folder: Path, url: str, port: int) -> tuple[Process, str]:
         intake=services.intake.settings.Settings(
             registers=registers,
             public_url=public_url,
-            demo=True,
             webhook_networks=("127.0.0.0/8", "::1/128"),
         ),
         locator=services.locator.settings.Settings(

@@ -1,6 +1,7 @@
 """How do the tables get their shape? One Alembic history per owner, all through one helper."""
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -48,19 +49,28 @@ def check(url: str, owners: tuple[Owner, ...]) -> None:
                 raise Outdated(f"the {owner.name} tables are not at this version: run `habeas migrate`")
 
 
+def heads(owner: Owner) -> tuple[str, ...]:
+    """Return the ends of an owner's history: exactly one, unless two branches were merged carelessly."""
+    return tuple(ScriptDirectory.from_config(_config(owner)).get_heads())
+
+
 def differences(url: str, owners: tuple[Owner, ...]) -> list[Any]:
     """Return what `alembic check` would: how models and tables differ, per owner."""
     found: list[Any] = []
     with _connect(url) as connection:
         for owner in owners:
-            tables = owner.metadata.tables
             options = {
-                "include_name": lambda name, kind, _p, tables=tables: kind != "table" or name in tables,
+                "include_name": partial(_is_of, owner),
                 "compare_type": True,
                 "version_table": f"{owner.name}_alembic",
             }
             found += compare_metadata(MigrationContext.configure(connection, opts=options), owner.metadata)
     return found
+
+
+def _is_of(owner: Owner, name: str | None, kind: str, _parents: object) -> bool:
+    """Whether a table of the database is this owner's, also one that its models no longer know."""
+    return kind != "table" or name in owner.metadata.tables or (name or "").startswith(f"{owner.name}_")
 
 
 def revise(url: str, owner: Owner, message: str) -> None:
@@ -72,7 +82,7 @@ def revise(url: str, owner: Owner, message: str) -> None:
             raise Outdated(str(error)) from error
 
 
-def _config(owner: Owner, connection: Connection) -> Config:
+def _config(owner: Owner, connection: Connection | None = None) -> Config:
     config = Config()
     config.set_main_option("script_location", str(files("shared") / "migrations"))
     config.set_main_option("version_locations", str(files(owner.package) / "migrations" / "versions"))

@@ -58,7 +58,7 @@ class Received(Fact):
     received_on: date
     due: date | None
     """None while the clock is paused."""
-    next_step: Literal["verify", "wait"]
+    next_step: Literal["verify", "wait", "collect"]
 
 
 class Package(Fact):

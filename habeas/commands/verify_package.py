@@ -73,7 +73,7 @@ def told(report: verify.Report) -> str:
         lines.append("Signature not checked: give a key with --key.")
     lines.append(
         {OK: "The package is valid.", BROKEN: "The package is NOT valid."}.get(
-            exit_code(report), "Who made it is not known."
+            exit_code(report), "Nothing is broken, but who made it is not known."
         )
     )
     return "\n".join(lines)

@@ -6,7 +6,6 @@ and one after, each under the package's row lock.
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -182,7 +181,7 @@ async def _check_same(means: Means, package: Package) -> None:
 def _key(text: str) -> bytes:
     try:
         key = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ForeignPlan from None
     if len(key) != KEY_BYTES:
         raise ForeignPlan

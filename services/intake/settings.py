@@ -25,7 +25,6 @@ class Settings(BaseSettings):
         default=(),
         description='Private networks (CIDR) that webhooks may go to, as JSON: ["10.0.0.0/8"]. Default: none.',
     )
-    demo: bool = Field(default=False, description="Set by `habeas demo` alone: letters are shown, not sent.")
 
     @property
     def mail_domain(self) -> str:

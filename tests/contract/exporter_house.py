@@ -437,7 +437,7 @@ def fresh_sqlite(folder: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Shared:
+class Installation:
     """What several exporters of one installation have in common: keys, the clock, and intake."""
 
     keyring: Keyring = field(default_factory=Keyring.generate)
@@ -446,11 +446,11 @@ class Shared:
 
 @asynccontextmanager
 async def exporter_house(
-    url: str, folder: Path, *, store: Store | None = None, shared: Shared | None = None, **chosen: Any
+    url: str, folder: Path, *, store: Store | None = None, installation: Installation | None = None, **chosen: Any
 ) -> AsyncIterator[House]:
     """Start an exporter on this migrated database, with its vault in this folder."""
-    shared = shared or Shared()
-    database, clock = Database(url), shared.clock
+    installation = installation or Installation()
+    database, clock = Database(url), installation.clock
     keys = {name: generate_key() for name in ("gateway", "intake", "locator", "exporter")}
     public = {kid: (name, pem) for name, (_, pem, kid) in keys.items()}
     issuers = {name: Issuer(name, private, kid, clock=clock) for name, (private, _, kid) in keys.items()}
@@ -463,7 +463,7 @@ async def exporter_house(
         database=database,
         engine=Engine(url, queues=[QueueRule("test")]),
         post=posts["exporter"],
-        sealer=Sealer(shared.keyring),
+        sealer=Sealer(installation.keyring),
         verifier=Verifier("exporter", public, clock=clock),
         store=store,
         clock=clock,

@@ -30,7 +30,7 @@ def stem(*parts: str) -> str:
 
 def extension(name: str) -> str:
     """Return the extension under which a file of that original name is stored, without its dot."""
-    found = re.search(r"\.([A-Za-z0-9]{1,5})$", name)
+    found = re.search(r"\.([A-Za-z0-9]{1,5})\Z", name)
     suffix = found.group(1).lower() if found else ""
     return suffix if suffix in PASSIVE else "bin"
 

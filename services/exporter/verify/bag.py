@@ -12,9 +12,18 @@ TAG_MANIFEST = "tagmanifest-sha256.txt"
 TAGS = frozenset({"bag-info.txt", "bagit.txt", MANIFEST, tags.SIGNATURE, tags.KEYS})
 """The tag files that a package has besides the tag manifest: these and no other."""
 INFO = (
-    "Source-Organization Contact-Email External-Identifier Bagging-Date Payload-Oxum BagIt-Profile-Identifier "
-    "Habeas-Right Habeas-Language"
-).split()  # as docs/habeas-bagit-profile-1.0.json requires
+    "Source-Organization",
+    "Organization-Address",
+    "Contact-Email",
+    "External-Identifier",
+    "Bagging-Date",
+    "Payload-Oxum",
+    "BagIt-Profile-Identifier",
+    "Habeas-Right",
+    "Habeas-Language",
+    "Habeas-Register-Version",
+)
+"""What docs/habeas-bagit-profile-1.0.json requires."""
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 
 

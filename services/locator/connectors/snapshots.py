@@ -124,7 +124,8 @@ class AsyncSnapshot:
             return await self._within(self._connection.run_sync(_columns, table, schema))
 
     async def _stream(self, statement: sa.Select[Any]) -> AsyncResult[Any]:
-        return await self._connection.stream(statement, execution_options={"yield_per": BATCH})
+        result: AsyncResult[Any] = await self._connection.stream(statement, execution_options={"yield_per": BATCH})
+        return result
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for one step. PostgreSQL ends it by its own timeout first; SQLite only when somebody interrupts it."""
