@@ -36,6 +36,7 @@ from shared.engine import prepare
 from shared.migrating import migrate
 from shared.vocabulary import Role
 
+ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "benchmark-2026-vinter"
 PATIENCE = 60.0
 """Seconds that a process may take until it answers."""
@@ -197,7 +198,8 @@ def spawn(command: Sequence[str], folder: Path, given: bytes = b"", **environmen
     """Start a process that reads `given` and writes its log into the folder."""
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **environment}
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=ROOT,
+            env={**os.environ, **environment},
         )
     assert process.stdin is not None
     process.stdin.write(given)

@@ -152,7 +152,7 @@ def requirements(source: Source) -> Iterator[str]:
     if not re.fullmatch(r"requirements[\w-]*\.txt", source.path):
         return
     for number, line in enumerate(source.text.splitlines(), 1):
-        if "://" in line or re.match(r"\s*(-i|-f|--\w*index|--find|--trusted|-e|--editable)\b|\S+\s*@\s", line):
+        if "://" in line or re.match(r"\s*(-i|-f|--[\w-]*index|--find|--trusted|-e|--editable)\b|\S+\s*@\s", line):
             yield f"{source.path}:{number}: a pin has no address"
     pins = len(re.findall(r"^[\w.\[\]-]+==", source.text, re.MULTILINE))
     hashed = len(re.findall(r"^[\w.\[\]-]+==[^\n]*\\\n\s+--hash=sha256:", source.text, re.MULTILINE))

@@ -197,6 +197,6 @@ def _smtp(settings: IntakeSettings) -> SendLetter:
     password = settings.mail_password.get_secret_value() if settings.mail_password else None
     server = smtp.SmtpSettings(
         host=settings.mail_host, port=settings.mail_port, sender=settings.mail_from, username=settings.mail_username,
-        password=password,
+        password=password, authorities=settings.mail_authorities,
     )  # fmt: skip
     return partial(smtp.send, server)

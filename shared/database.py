@@ -158,7 +158,8 @@ async def _postgres_scope(session: AsyncSession, organisation: str | None, *, re
     """Tell row-level security whose rows this transaction may see; both end with the transaction."""
     connection = await session.connection()
     if read_only:
-        await connection.execute(text("SET TRANSACTION READ ONLY"))
+        # As on SQLite, one snapshot: PostgreSQL's default would show each statement what was committed meanwhile.
+        await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     await connection.execute(
         text("SELECT set_config('habeas.organisation', :organisation, true)"), {"organisation": organisation or EVERY}
     )

@@ -49,12 +49,18 @@ def serve(name: Service) -> None:
     installation = _installation()
     if installation.embedded:
         raise _refused("services that run apart need PostgreSQL; one process on SQLite is `habeas up`")
+    from habeas import roles
     from habeas.owners import OWNERS
 
     try:
         check(installation.url, OWNERS)
     except Outdated as error:
         raise _refused(str(error)) from None
+    if roles.passes_by_security(installation.url):
+        typer.secho(
+            f"Warning: this database role passes by row-level security; use {roles.role(name)} (docs/install.md).",
+            err=True, fg=typer.colors.YELLOW,
+        )  # fmt: skip
     _run(_built(installation, [name]))
 
 

@@ -29,14 +29,16 @@ def keys(folder: Folder) -> None:
 
 
 def migrate() -> None:
-    """Bring the database's tables to this version."""
+    """Bring the database's tables to this version; on PostgreSQL also grant each service's role what it needs."""
+    from habeas import roles
     from habeas.owners import OWNERS
     from shared import migrating
 
     url = _installation().url
     migrating.migrate(url, OWNERS)
     prepare(url)
-    typer.echo("The tables are at this version.")
+    granted = roles.grant(url)
+    typer.echo("The tables are at this version." + (f" Granted: {', '.join(granted)}." if granted else ""))
 
 
 def account(

@@ -7,6 +7,7 @@ the browser, where `STYLE_SOURCE` lets a strict Content-Security-Policy allow ex
 import hashlib
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def _groups(plan: BundlePlan, records: Records, language: Language, tally: Tally
             "label": group.label.in_(language),
             "count": count,
             "shown": len(lines),
-            "records": [_record(line, fields, marks) for line in lines],
+            "records": map(_record, lines, repeat(fields), repeat(marks)),
         }
 
 

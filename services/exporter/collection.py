@@ -16,6 +16,7 @@ from sqlmodel import col
 from services.exporter.means import SERVICE, Means, PackageGone
 from services.exporter.packages import find
 from services.exporter.tables import Package, PackageState
+from services.exporter.vault import begun
 from shared import ledger
 from shared.database import WriteSession
 from shared.ids import new_id
@@ -97,7 +98,7 @@ async def answer(means: Means, organisation: str, actor: str, package_id: str, l
         package = readable(await find(session, package_id), means.clock())
         await _note(session, package, "package.answer_read", actor, means.clock())
     stored = package.answers[(language or Language(package.language)).value]
-    return Page(means.unlock(package).box.stream(stored["name"]), stored["bytes"])
+    return Page(await begun(means.unlock(package).box.stream(stored["name"])), stored["bytes"])
 
 
 async def copy(means: Means, organisation: str, actor: str, package_id: str) -> "Handover":
@@ -105,13 +106,13 @@ async def copy(means: Means, organisation: str, actor: str, package_id: str) -> 
     async with means.database.write(organisation) as session:
         package = readable(await find(session, package_id), means.clock())
         await _note(session, package, "package.copied", actor, means.clock())
-    return Handover(means, package, actor, lease=None)
+    return await _started(Handover(means, package, lease=None))
 
 
 # --- collecting ----------------------------------------------------------------------------------------------------
 
 
-async def collect(means: Means, organisation: str, actor: str, package_id: str) -> "Handover":
+async def collect(means: Means, organisation: str, package_id: str) -> "Handover":
     """Begin the one download. Raises `AlreadyCollected`, `Collecting`, `NotSealed`, `Expired`, `PackageGone`."""
     now = means.clock()
     async with means.database.write(organisation) as session:
@@ -121,26 +122,41 @@ async def collect(means: Means, organisation: str, actor: str, package_id: str) 
         if package.lease_until is not None and package.lease_until > now:
             raise Collecting(retry_after=max(1, round((package.lease_until - now).total_seconds())))
         package.lease, package.lease_until = new_id(), now + _lease(means)
-    return Handover(means, package, actor, lease=package.lease)
+    return await _started(Handover(means, package, lease=package.lease))
+
+
+async def _started(handover: "Handover") -> "Handover":
+    await handover.start()
+    return handover
 
 
 class Handover:
-    """One download: iterate it to send, and `end` it whatever happened."""
+    """One download: `start` it, iterate it to send, and `end` it whatever happened."""
 
-    def __init__(self, means: Means, package: Package, actor: str, *, lease: str | None) -> None:
-        self._means, self._package, self._actor, self._lease = means, package, actor, lease
+    _chunks: AsyncIterator[bytes]
+
+    def __init__(self, means: Means, package: Package, *, lease: str | None) -> None:
+        self._means, self._package, self._lease = means, package, lease
         self._sent = False
         self.size = package.size
         self.file_name = f"habeas-{package.reference.lower()}.zip"
 
+    async def start(self) -> None:
+        """Read the beginning, so that what is damaged there is told instead of sent. Raises `Damaged`."""
+        try:
+            self._chunks = await begun(self._means.unlock(self._package).box.stream(self._package.archive or ""))
+        except BaseException:
+            await self.end()
+            raise
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the archive. The stream ends only after the last byte was taken and that was noted."""
         renewed = self._means.clock()
-        async for chunk in self._means.unlock(self._package).box.stream(self._package.archive or "", self.size):
-            yield chunk
+        async for chunk in self._chunks:
             if self._lease and self._means.clock() - renewed > _lease(self._means) / 3:
                 await self._renew()
                 renewed = self._means.clock()
+            yield chunk
         if self._lease:
             await self._renew(sent_at=self._means.clock())
             self._sent = True

@@ -32,7 +32,7 @@ from services.exporter.selection import (
 )
 from services.exporter.settings import Settings
 from services.exporter.tables import Mark, MarkKind, Package, Part
-from services.exporter.vault import run
+from services.exporter.vault import begun, run
 from shared import ledger
 from shared.database import WriteSession
 from shared.messages import Message, Record, Searched
@@ -307,7 +307,7 @@ async def file(means: Means, organisation: str, actor: str, package_id: str, fil
     if part is None:
         raise UnknownFile
     await _note(means, holdings.package, actor, "package.file_read", file=file_id)
-    return means.unlock(holdings.package).box.stream(part.stored_as, part.size)
+    return await begun(means.unlock(holdings.package).box.stream(part.stored_as, part.size))
 
 
 # --- marks ---------------------------------------------------------------------------------------------------------

@@ -184,8 +184,11 @@ async def answer(request: Request, caller: CallerDep, package_id: Id, lang: Lang
 @router.get("/packages/{package_id}/archive")
 async def archive(request: Request, caller: CallerDep, package_id: Id) -> Response:
     means = means_of(request)
-    begin = collection.collect if await _require_person(means, caller, package_id) else collection.copy
-    return HandoverResponse(await begin(means, caller.organisation, caller.subject, package_id))
+    if await _require_person(means, caller, package_id):
+        handover = await collection.collect(means, caller.organisation, package_id)
+    else:
+        handover = await collection.copy(means, caller.organisation, caller.subject, package_id)
+    return HandoverResponse(handover)
 
 
 @router.post("/packages/{package_id}/collected", status_code=204)

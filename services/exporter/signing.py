@@ -91,7 +91,7 @@ class Keys:
         except (JoseError, ValueError):
             raise BadSignature("it is no compact JWS") from None
         kid = header.get("kid")
-        if {"typ": TYPE} | header != {"alg": ALGORITHM, "typ": TYPE, "kid": kid} or not isinstance(kid, str):
+        if header != {"alg": ALGORITHM, "typ": TYPE, "kid": kid} or not isinstance(kid, str):
             raise BadSignature("its header is not the one that packages have")
         key = self._keys.get(kid, self._keys.get(None))
         if key is None:

@@ -11,8 +11,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, Protocol, TypeVar
@@ -304,7 +304,7 @@ class Box:
             sink.append(await run(watch.finish))
             return sink.stored()
 
-    async def stream(self, name: str, size: int | None = None) -> AsyncIterator[bytes]:
+    async def stream(self, name: str, size: int | None = None) -> AsyncGenerator[bytes]:
         """Yield what `chunks` yields, without blocking the loop."""
         async with in_threads(closing(self.chunks(name, size))) as chunks:
             while chunk := await run(next, chunks, b""):
@@ -345,6 +345,18 @@ async def _batches(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             pieces, size = [], 0
     if pieces:
         yield b"".join(pieces)
+
+
+async def begun(chunks: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    """Read the first chunk now, so that what is damaged there is told as a problem instead of being sent in part."""
+    return _resumed(await anext(chunks, b""), chunks)
+
+
+async def _resumed(first: bytes, chunks: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    async with aclosing(chunks):
+        yield first
+        async for chunk in chunks:
+            yield chunk
 
 
 # --- threads -------------------------------------------------------------------------------------------------------

@@ -42,13 +42,14 @@ class Registers:
     async def put_in_force(self, loaded: Iterable[LoadedRegister]) -> None:
         """Keep each register as a version (once) and make it the one that new cases cite."""
         for item in loaded:
-            version = Version(item.version, item.register, item.canonical_json)
+            # Not the canonical form, which sorts: an answer shows fields in the order that the register gives them.
+            version = Version(item.version, item.register, item.register.model_dump_json())
             organisation = item.register.organisation.id
             async with self._database.write(organisation) as session:
                 known = select(RegisterVersion.id).where(RegisterVersion.version == item.version)
                 if (await session.exec(known)).first() is None:
                     row = insert(RegisterVersion).values(
-                        id=new_id(), organisation_id=organisation, version=item.version, content=item.canonical_json,
+                        id=new_id(), organisation_id=organisation, version=item.version, content=version.content,
                         at=self._clock(),
                     )  # fmt: skip
                     await session.exec(row)

@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     mail_username: str | None = Field(default=None, description="Account at the SMTP server, if it wants one.")
     mail_password: SecretStr | None = Field(default=None, description="Its password.")
     mail_from: str | None = Field(default=None, description="Sender address of letters.")
+    mail_authorities: Path | None = Field(
+        default=None, description="Certificate authorities (PEM) of the mail server, if not the system's."
+    )
     webhook_networks: tuple[str, ...] = Field(
         default=(),
         description='Private networks (CIDR) that webhooks may go to, as JSON: ["10.0.0.0/8"]. Default: none.',

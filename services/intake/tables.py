@@ -202,7 +202,7 @@ class RegisterVersion(Base, table=True):
     id: str = Field(primary_key=True, max_length=36)
     version: str = Field(max_length=64)
     content: str
-    """Canonical JSON of `shared.register.Register`; it names secrets but holds none."""
+    """JSON of `shared.register.Register` in the file's order; it names secrets but holds none."""
     at: datetime = Field(sa_type=Utc)
 
 

@@ -1,7 +1,6 @@
 """Who is being looked for? The person of an order, sealed under a key that is destroyed when the order closes."""
 
 import base64
-import binascii
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +80,7 @@ def binding_key(text: str) -> bytes:
     """Return the key of an order's digests. Raises `BadBindingKey`."""
     try:
         key = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise BadBindingKey from None
     if len(key) != KEY_BYTES:
         raise BadBindingKey

@@ -83,7 +83,7 @@ class Api(BaseHTTPRequestHandler):
 
     def on_reset(self, _parts: list[str], _query: dict[str, str]) -> None:
         for kept in (self.count, self.tokens, self.stamps):
-            kept.clear()  # type: ignore[attr-defined]
+            kept.clear()
         self.say(200, {})
 
     # --- signing in ------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Intake and the exporter as the locator sees them: small, in memory, checking what the real ones check, and breakable."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -29,9 +29,6 @@ class Differs(Conflict):
     code = "part-differs"
 
 
-Fault = Callable[[], Problem | None]
-
-
 @dataclass
 class Attempt:
     """One attempt of one task as the exporter holds it."""
@@ -53,7 +50,7 @@ class FarExporter:
         self.tasks: dict[str, dict[int, Attempt]] = {}
         self.faults: dict[str, list[Problem]] = {"part": [], "commit": []}
         self.sizes: list[int] = []
-        self.cut: list[bool] = []
+        self.after_commit: Callable[[str, int], Awaitable[None]] | None = None
         router = APIRouter()
         router.put("/packages/{package}/tasks/{task}/attempts/{number}/parts/{part}")(self._part)
         router.put("/packages/{package}/tasks/{task}/attempts/{number}")(self._commit)
@@ -104,6 +101,8 @@ class FarExporter:
         if attempt.commit is not None and attempt.commit != body:
             raise Differs
         attempt.commit = body
+        if self.after_commit is not None:
+            await self.after_commit(task, number)
         return {"groups": [], "unbound": 0}
 
     def _attempt(self, task: str, number: int) -> Attempt:

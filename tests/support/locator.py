@@ -120,7 +120,14 @@ def proof(kind: str, value: str) -> str:
 
 @asynccontextmanager
 async def locator_house(
-    url: str, *, secrets: dict[str, str] | None = None, start: bool = True, open_web: Any = None, **settings: Any
+    url: str,
+    *,
+    secrets: dict[str, str] | None = None,
+    start: bool = True,
+    open_web: Any = None,
+    keyring: Keyring | None = None,
+    polling: float = 0.05,
+    **settings: Any,
 ) -> AsyncIterator[House]:
     """Build the locator on `url` with a running engine."""
     migrate(url, (ledger.OWNER, OWNER))
@@ -131,13 +138,13 @@ async def locator_house(
     intake, exporter = FarIntake(Verifier("intake", public)), FarExporter(Verifier("exporter", public))
     post = BridgePost({"intake": intake.app, "exporter": exporter.app}, issuers["locator"])
     database = Database(url)
-    engine = Engine(url, queues=[QueueRule(QUEUE.name, QUEUE.concurrency, QUEUE.partition_concurrency, 0.05)])
+    engine = Engine(url, queues=[QueueRule(QUEUE.name, QUEUE.concurrency, QUEUE.partition_concurrency, polling)])
     app = create_app(
         Settings(
             secrets={ORG: {name: SecretStr(value) for name, value in (secrets or {}).items()}},
             **{**FAST, **settings},
         ),
-        database=database, engine=engine, post=post, sealer=Sealer(Keyring.generate()),
+        database=database, engine=engine, post=post, sealer=Sealer(keyring or Keyring.generate()),
         verifier=Verifier("locator", public), clock=utc_now, **({"open_web": open_web} if open_web else {}),
     )  # fmt: skip
     async with app.router.lifespan_context(app):
@@ -148,4 +155,4 @@ async def locator_house(
         finally:
             await engine.stop(0.5)
             await post.aclose()
-    await database.close()
+            await database.close()
