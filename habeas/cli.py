@@ -25,6 +25,7 @@ app.command(name="check-register", rich_help_panel="Set up")(check_register)
 app.command(rich_help_panel="Look")(due)
 app.command(name="verify-package", rich_help_panel="Look")(verify_package)
 app.command(rich_help_panel="Look")(upkeep.health)
+app.command(rich_help_panel="Run")(upkeep.bounce)
 audit.command("verify")(upkeep.audit_verify)
 app.add_typer(audit, name="audit", rich_help_panel="Look")
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
+from shared.problems import RuleBroken
+
 MAX_LENGTH = 320
 
 
-class BadIdentifier(ValueError):
+class BadIdentifier(RuleBroken):
     """The text is not an identifier of that kind. `str()` names the rule, never the value."""
 
 

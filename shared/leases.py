@@ -79,22 +79,24 @@ async def keep(
     *,
     lease: timedelta,
     clock: Clock = utc_now,
+    load: Callable[[WriteSession], Awaitable[Any]] | None = None,
     **values: Any,
-) -> AsyncIterator[None]:
-    """Renew the lease while the block runs; `values` are written when it begins.
+) -> AsyncIterator[Any]:
+    """Renew the lease while the block runs; `values` are written, and `load` runs, in the transaction that begins it.
 
-    Raises LeaseLost before or in the block once the attempt does not count.
+    Yields what `load` returned, if there is one. Raises LeaseLost before or in the block once the attempt does not count.
     """
     async with database.write(attempt.organisation_id) as session:
         if not await renew(session, table, attempt, clock() + lease, **values):
             raise LeaseLost
+        loaded = await load(session) if load is not None else None
     done = asyncio.Event()
     limit = asyncio.timeout(None)
     try:
         async with limit:
             keeper = asyncio.create_task(_keep_on(database, table, attempt, lease, clock, done, limit))
             try:
-                yield
+                yield loaded
             finally:
                 done.set()
                 await asyncio.wait({keeper})

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, func, insert, text
+from sqlalchemy import Index, func, text
 from sqlmodel import Field, col, select
 
 from shared.database import Database, Json, ReadSession, Row, Utc, WriteSession, own_registry
@@ -76,12 +76,10 @@ async def record(  # noqa: PLR0913 - every fact of an entry is named by the call
     facts = dict(data or {})
     for value in (kind, actor, *facts, *facts.values()):
         _refuse_free_text(value)
-    await session.exec(
-        insert(Entry).values(
-            id=new_id(), organisation_id=organisation_id, at=at, service=service, kind=kind, actor=actor,
-            case_id=case_id, case_version=case_version, data=facts,
-        )
-    )  # fmt: skip
+    await session.put(Entry, {
+        "id": new_id(), "organisation_id": organisation_id, "at": at, "service": service, "kind": kind, "actor": actor,
+        "case_id": case_id, "case_version": case_version, "data": facts,
+    })  # fmt: skip
 
 
 def _refuse_free_text(value: object) -> None:

@@ -152,6 +152,7 @@ class Sealed(Message):
     package_id: str
     records: int
     withheld: int
+    """Left out by a person's mark, whole or in part."""
     unbound: int
     doubtful: int = 0
     """Held back because nobody confirmed that they are about this person."""

@@ -51,6 +51,13 @@ class Problem(Exception):
         return body
 
 
+class RuleBroken(ValueError):
+    """What a pydantic validator of ours raises: the text names a rule, never a value, so a caller may read it.
+
+    The text of any other `ValueError` stays inside, because libraries quote what they were given.
+    """
+
+
 class Malformed(Problem):
     """The request is not well formed."""
 

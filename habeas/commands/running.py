@@ -16,6 +16,7 @@ from habeas.installation import Installation
 from habeas.keys import KeysMissing
 from habeas.logs import configure
 from habeas.wiring import ALL, NotConfigured, Process, build
+from services.intake.register import BrokenRegister
 from shared.engine import prepare
 from shared.migrating import Outdated, check, migrate
 
@@ -104,7 +105,10 @@ def _refused(message: str) -> typer.Exit:
 
 def _run(process: Process, welcome: str | None = None) -> None:
     configure()
-    asyncio.run(_serve(process, welcome))
+    try:
+        asyncio.run(_serve(process, welcome))
+    except BrokenRegister as error:
+        raise _refused(f"{error.detail}\nAll of them: habeas check-register FILE") from None
 
 
 async def _serve(process: Process, welcome: str | None) -> None:

@@ -1,7 +1,8 @@
-"""`habeas keys`, `habeas migrate`, `habeas account`, `habeas audit verify`, `habeas health`: an operator's errands."""
+"""`habeas keys`, `habeas migrate`, `habeas account`, `habeas audit verify`, `habeas bounce`, `habeas health`: an operator's errands."""
 
 import asyncio
 import http.client
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -88,6 +89,29 @@ def audit_verify(organisation: Organisation) -> None:
         typer.secho(f"Broken at entry {verdict.broken_at}: it was changed, removed or put in.", fg=typer.colors.RED)
         raise typer.Exit(1)
     typer.echo(f"Whole: {verdict.sealed} entries in one chain, {verdict.unsealed} not sealed yet.")
+
+
+def bounce(organisation: Organisation) -> None:
+    """Read a returned letter (RFC 3464) from standard input and note it on its case; for a mail server's alias.
+
+    Exit code 1 if it is not a returned letter of ours.
+    """
+    from services.intake.letters.outbox import bounced
+    from services.intake.letters.smtp import MAX_BOUNCE, parse_bounce
+
+    message_id = parse_bounce(sys.stdin.buffer.read(MAX_BOUNCE))
+    letter = (message_id or "").strip("<>").partition("@")[0]
+    url = _installation().url
+
+    async def note() -> bool:
+        database = Database(url)
+        try:
+            return await bounced(database, organisation, letter, at=utc_now())
+        finally:
+            await database.close()
+
+    if not letter or not asyncio.run(note()):
+        raise typer.Exit(1)
 
 
 def health(

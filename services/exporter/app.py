@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from services.exporter.keys import SigningKeys
-from services.exporter.means import Means
+from services.exporter.means import Background, Means
 from services.exporter.registers import Registers
 from services.exporter.routes import router
 from services.exporter.settings import Settings
@@ -42,6 +42,7 @@ def create_app(
         post=post,
         clock=clock,
         settings=settings,
+        background=Background(settings.sealers),
     )
 
     @asynccontextmanager

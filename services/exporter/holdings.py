@@ -28,11 +28,8 @@ class Holdings:
     """Parts of records."""
     files: dict[PartKey, dict[str, Part]]
     """Attempt → digest of the file's name → its part."""
-
-    @property
-    def proofs(self) -> frozenset[str]:
-        """Digests of every identifier that is proven, or was discovered by an attempt that counts."""
-        return all_proofs(self.package, self.attempts)
+    proofs: frozenset[str]
+    """Digests of every identifier that is proven, or was discovered by an attempt that counts."""
 
     def system(self, part: Part) -> str:
         """The system whose records a part holds."""
@@ -71,7 +68,8 @@ async def hold(session: Session, package: Package) -> Holdings:
     for part in parts:
         if part.kind == PartKind.FILE:
             files.setdefault((part.task_id, part.attempt), {})[part.files[0]] = part
-    return Holdings(package, attempts, [part for part in parts if part.kind == PartKind.RECORDS], files)
+    records = [part for part in parts if part.kind == PartKind.RECORDS]
+    return Holdings(package, attempts, records, files, all_proofs(package, attempts))
 
 
 async def counting(session: Session, package_id: str) -> list[Attempt]:

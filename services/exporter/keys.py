@@ -72,4 +72,3 @@ class SigningKeys:
 
 def _jwks(rows: list[SigningKey]) -> dict[str, Any]:
     return {"keys": [row.public for row in rows]}
-

@@ -1,21 +1,24 @@
 """What do the exporter's use cases work with? Everything that varies, wired once."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 from services.exporter.keys import SigningKeys
 from services.exporter.registers import Registers
 from services.exporter.settings import Settings
 from services.exporter.tables import Package
-from services.exporter.vault import Box, Damaged, Store
+from services.exporter.vault import Box, Damaged, Store, outlast
 from shared.clock import Clock
 from shared.database import Database
 from shared.post import Post
 from shared.problems import Gone
 from shared.sealing import DataSealer, SealBroken, Sealer, new_data_key
+
+T = TypeVar("T")
 
 SERVICE = "exporter"
 _DATA_KEY = "exporter.package"
@@ -40,23 +43,30 @@ class Unlocked:
 class Background:
     """Work that outlives the call that began it, and ends with the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, sealers: int) -> None:
+        """`sealers` packages are sealed at once; more wait, so that memory has a bound and uploads have threads."""
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._sealers = ThreadPoolExecutor(sealers, "sealer")
         self.stopping = Event()
         """Set when the process ends: long work in threads looks at it and gives up."""
 
-    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run `work`; its error, if nobody asks for it, is nobody's."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
+    async def seal(self, function: Callable[[], T]) -> T:
+        """Run `function` in a sealer's thread, and wait for its end whatever happens."""
+        return await outlast(asyncio.get_running_loop().run_in_executor(self._sealers, function))
+
     async def stop(self) -> None:
         """Ask everything to give up, and wait until it has."""
         self.stopping.set()
         while self._tasks:
             await asyncio.wait(self._tasks)
+        self._sealers.shutdown()
 
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
@@ -76,7 +86,7 @@ class Means:
     post: Post
     clock: Clock
     settings: Settings
-    background: Background = field(default_factory=Background)
+    background: Background
 
     def lock(self, organisation: str, package_id: str, binding_key: bytes) -> tuple[bytes, bytes]:
         """Return a new wrapped data key, and the binding key sealed under it."""

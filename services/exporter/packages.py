@@ -14,7 +14,7 @@ from datetime import datetime
 from pydantic import BaseModel
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import col, func, select
+from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from services.exporter.binding import Binder, file_digest
@@ -239,10 +239,14 @@ def _part(slot: Slot, kind: PartKind, name: str, stored: Stored) -> Part:
 
 
 async def _begin(means: Means, slot: Slot) -> Package:
-    """Note that this attempt has begun, unless a later one has."""
-    async with means.database.write(slot.organisation) as session:
+    """Note that this attempt has begun, unless a later one has. All parts but the first find that noted already."""
+    async with means.database.read(slot.organisation) as session:
         package = await find_open(session, slot.package)
-        await _attempt(session, slot, means.clock())
+        begun = await _begun(session, slot)
+    if begun is None:
+        async with means.database.write(slot.organisation) as session:
+            package = await find_open(session, slot.package)
+            await _attempt(session, slot, means.clock())
     return package
 
 
@@ -390,18 +394,28 @@ async def find_open(session: ReadSession | WriteSession, package_id: str) -> Pac
 
 async def _attempt(session: WriteSession, slot: Slot, now: datetime) -> Attempt:
     """Return this attempt, begun now if it is new. Raises `LateAttempt` if a later one has begun."""
-    of_task = (Attempt.package_id == slot.package, Attempt.task_id == slot.task)
-    highest = (await session.exec(select(func.max(Attempt.attempt)).where(*of_task))).one()
-    if highest is not None and slot.attempt < highest:
-        raise LateAttempt
-    if highest == slot.attempt:
-        return (await session.exec(select(Attempt).where(*of_task, Attempt.attempt == slot.attempt))).one()
-    attempt = Attempt(
-        organisation_id=slot.organisation,
-        package_id=slot.package,
-        task_id=slot.task,
-        attempt=slot.attempt,
-        begun_at=now,
-    )
-    session.add(attempt)
+    attempt = await _begun(session, slot)
+    if attempt is None:
+        attempt = Attempt(
+            organisation_id=slot.organisation,
+            package_id=slot.package,
+            task_id=slot.task,
+            attempt=slot.attempt,
+            begun_at=now,
+        )
+        session.add(attempt)
     return attempt
+
+
+async def _begun(session: ReadSession | WriteSession, slot: Slot) -> Attempt | None:
+    """Return this attempt if it has begun. Raises `LateAttempt` if a later one has."""
+    query = (
+        select(Attempt)
+        .where(Attempt.package_id == slot.package, Attempt.task_id == slot.task)
+        .order_by(col(Attempt.attempt).desc())
+        .limit(1)
+    )
+    highest = (await session.exec(query)).first()
+    if highest is not None and highest.attempt > slot.attempt:
+        raise LateAttempt
+    return highest if highest is not None and highest.attempt == slot.attempt else None

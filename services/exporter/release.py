@@ -27,10 +27,9 @@ from services.exporter.keys import Signing
 from services.exporter.means import SERVICE, Means, PackageGone, Unlocked
 from services.exporter.packages import AlreadySealed, Sealing, find, fingerprint
 from services.exporter.parts import decode, free_text_fields, lines
-from services.exporter.review import groups_of
-from services.exporter.selection import Fate, Group, Marks, RecordMarks, Rule, Selection, Slice, select
+from services.exporter.selection import Fate, Group, Marks, RecordMarks, Rule, Selection, Slice, groups_of, select
 from services.exporter.tables import Mark, Package, PackageState, Part
-from services.exporter.vault import Sink, Stored, run
+from services.exporter.vault import Sink, Stored
 from shared import ledger
 from shared.database import WriteSession
 from shared.ids import new_id
@@ -169,7 +168,8 @@ async def _seal(means: Means, job: _Job) -> Sealed:
         async with _renewed(means, job) as lost:
             register = await means.registers.get(package.organisation_id, package.register_version)
             signing = await means.keys.current(package.organisation_id)
-            result = await run(_Writer(means, job, register, signing, lost).write, names)
+            writer = _Writer(means, job, register, signing, lost)
+            result = await means.background.seal(partial(writer.write, names))
         return await _finish(means, job, register, result, names)
     except BaseException as error:
         log.warning("package not sealed", package=package.id, error=type(error).__name__)
@@ -218,7 +218,7 @@ async def _finish(means: Means, job: _Job, register: Register, result: _Result, 
             language: {"name": names[language], "bytes": size} for language, size in result.answers.items()
         }
         package.records = result.tally.records
-        package.withheld = result.selection.total(Fate.WITHHELD)
+        package.withheld = result.selection.total(Fate.WITHHELD) + result.selection.redacted
         package.unbound = result.selection.total(Fate.UNBOUND)
         package.doubtful = result.selection.total(Fate.DOUBTFUL)
         package.size, package.sha256 = result.archive.bytes, result.archive.sha256
@@ -278,6 +278,7 @@ class _Writer:
 
     def write(self, names: dict[str, str]) -> _Result:
         """Write everything. Raises `NeedsOpening`, `Undecided`, `Interrupted`, or what the vault raises."""
+        self._check()
         holdings = self._job.holdings
         parts = list(indexed(self._unlocked, holdings))
         rules = release_rules(self._register, self._job.release, Right(self._job.package.right), groups_of(parts))
@@ -302,9 +303,12 @@ class _Writer:
 
     def _pour(self, chunks: Iterable[bytes], sink: Sink) -> None:
         for chunk in chunks:
-            if any(event.is_set() for event in self._stop):
-                raise Interrupted
+            self._check()
             sink.write(chunk)
+
+    def _check(self) -> None:
+        if any(event.is_set() for event in self._stop):
+            raise Interrupted
 
     def _plan(self, source: "_Source") -> BundlePlan:
         package = self._job.package

@@ -24,9 +24,9 @@ from services.exporter.selection import (
     Counts,
     Fate,
     Group,
-    IndexedPart,
     Marks,
     Selection,
+    groups_of,
     review_rules,
     select,
 )
@@ -159,11 +159,6 @@ async def summary(means: Means, organisation: str, package_id: str) -> Review:
 def _survey(unlocked: Unlocked, holdings: Holdings, register: Register, marks: Marks) -> Selection:
     parts = list(indexed(unlocked, holdings))
     return select(parts, marks, holdings.proofs, review_rules(register, groups_of(parts)))
-
-
-def groups_of(parts: list[IndexedPart]) -> set[Group]:
-    """Return every (system, entity) that was found."""
-    return {(part.system, row["entity"]) for part in parts for row in part.facts}
 
 
 def _group(group: Group, counts: Counts) -> GroupReview:

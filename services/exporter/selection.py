@@ -102,6 +102,11 @@ class Selection:
         """Records that came to one of these fates, over all groups."""
         return sum(counts.fates[fate] for counts in self.counts.values() for fate in fates)
 
+    @property
+    def redacted(self) -> int:
+        """Records of which a person withheld some fields, but not the whole."""
+        return sum(marks.withheld is None for lines in self.marked.values() for marks in lines.values())
+
 
 def select(
     parts: Sequence[IndexedPart], marks: Marks, proofs: frozenset[str], rules: Mapping[Group, Rule]
@@ -185,6 +190,11 @@ def _count_flags(counts: Counts, flags: int, marks: RecordMarks) -> None:
     if flags & TO_OPEN:
         counts.to_open += 1
         counts.opened += marks.opened
+
+
+def groups_of(parts: Iterable[IndexedPart]) -> set[Group]:
+    """Return every group of which something was found."""
+    return {(part.system, row["entity"]) for part in parts for row in part.facts}
 
 
 def review_rules(register: Register, groups: Iterable[Group]) -> dict[Group, Rule]:

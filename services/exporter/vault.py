@@ -11,8 +11,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, Protocol, TypeVar
@@ -364,15 +364,18 @@ async def _resumed(first: bytes, chunks: AsyncGenerator[bytes]) -> AsyncIterator
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run `function` in a thread; if cancelled, wait for its end, so that nothing is closed under it."""
-    task = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    return await outlast(asyncio.to_thread(function, *args, **kwargs))
+
+
+async def outlast(work: Awaitable[T]) -> T:
+    """Wait for work in a thread, however often somebody cancels: it cannot be stopped, only waited for."""
+    task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         while not task.done():
-            try:
+            with suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
-            except asyncio.CancelledError:  # the thread cannot be stopped, however often it is asked
-                continue
         if not task.cancelled():
             task.exception()  # seen; the cancellation is what the caller hears of
         raise

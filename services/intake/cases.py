@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from sqlalchemy import insert, update
+from sqlalchemy import update
 from sqlmodel import col, select
 
 from services.intake import deadlines, orders
@@ -19,7 +19,7 @@ from shared import ledger
 from shared.database import ReadSession, WriteSession
 from shared.identifiers import BadIdentifier, normalise
 from shared.ids import new_id, new_reference
-from shared.problems import Conflict, Invalid, NotFound, PreconditionFailed
+from shared.problems import Conflict, Invalid, NotFound, PreconditionFailed, RuleBroken
 from shared.register import Register
 from shared.vocabulary import URGENT, Assurance, CaseState, Channel, Language, Right
 
@@ -74,7 +74,7 @@ class HandlerOpening(Opening):
     @model_validator(mode="after")
     def _aware(self) -> Self:
         if self.received_at is not None and self.received_at.tzinfo is None:
-            raise ValueError("received_at must carry an offset, such as 2026-03-05T10:00+01:00")
+            raise RuleBroken("received_at must carry an offset, such as 2026-03-05T10:00+01:00")
         return self
 
 
@@ -125,8 +125,8 @@ async def open_case(
             return told(earlier, version.register)
         await _insert(desk, session, case, identifiers, actor)
         if seen:
-            row = insert(Key).values(id=seen[0], organisation_id=organisation, body=seen[1], case_id=case.id, at=now)
-            await session.exec(row)
+            row = {"id": seen[0], "organisation_id": organisation, "body": seen[1], "case_id": case.id, "at": now}
+            await session.put(Key, row)
         if case.identity == "waived":
             order_id = await orders.start(desk, session, case)
             await session.exec(update(Case).where(col(Case.id) == case.id).values(order_id=order_id))
@@ -232,7 +232,7 @@ async def _earlier(session: WriteSession, key: str, body: str) -> Case | None:
 
 
 async def _insert(desk: Desk, session: WriteSession, case: Case, identifiers: list[_Normal], actor: str) -> None:
-    await session.exec(insert(Case).values(**case.model_dump()))
+    await session.put(Case, case.model_dump())
     if identifiers:
         await add_identifiers(desk, session, case, identifiers, Assurance.CLAIMED, None)
     kinds = ["acknowledgement"] + (["code"] if case.identity == "unproven" and case.contact_index else [])
@@ -269,7 +269,7 @@ async def add_identifiers(
             "assurance": int(assurance), "proven_by": proven_by, "at": desk.now(),
         })  # fmt: skip
     if rows:
-        await session.exec(insert(Identifier), params=rows)
+        await session.put(Identifier, *rows)
 
 
 async def _raise_assurance(
@@ -296,7 +296,7 @@ async def queue_letters(
          "facts": facts, "tries": 0, "next_at": at, "at": at}
         for kind in kinds
     ]  # fmt: skip
-    await session.exec(insert(Letter), params=rows)
+    await session.put(Letter, *rows)
 
 
 def told(case: Case, register: Register) -> Opened:
@@ -380,10 +380,8 @@ async def move_clock(
             "an extension must be told before the time limit is out, once, and not while the clock is paused (Art. 12(3))",
             code="clock",
         )
-    await session.exec(
-        insert(ClockEvent).values(
-            id=new_id(), organisation_id=case.organisation_id, case_id=case.id, kind=kind, at=at, reason=reason,
-            actor=actor,
-        )
-    )  # fmt: skip
+    await session.put(ClockEvent, {
+        "id": new_id(), "organisation_id": case.organisation_id, "case_id": case.id, "kind": kind, "at": at,
+        "reason": reason, "actor": actor,
+    })  # fmt: skip
     return {"due": clock.effective_due, "plan_date": clock.plan_date, "promise_due": clock.promise_due}

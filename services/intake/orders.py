@@ -3,7 +3,7 @@
 import base64
 from datetime import datetime, timedelta
 
-from sqlalchemy import insert, update
+from sqlalchemy import update
 from sqlmodel import col, select
 
 from services.intake.desk import Desk
@@ -28,12 +28,10 @@ async def start(desk: Desk, session: WriteSession, case: Case) -> str:
     order_id, now = new_id(), desk.now()
     verb = "export" if Right(case.right) in EXECUTED else "person"
     await cancel(desk, session, case)
-    await session.exec(
-        insert(Order).values(
-            id=order_id, organisation_id=case.organisation_id, case_id=case.id, verb=verb, state="pending", attempt=1,
-            next_at=now + LEASE, at=now,
-        )
-    )  # fmt: skip
+    await session.put(Order, {
+        "id": order_id, "organisation_id": case.organisation_id, "case_id": case.id, "verb": verb, "state": "pending",
+        "attempt": 1, "next_at": now + LEASE, "at": now,
+    })  # fmt: skip
     await desk.engine.enqueue(session, SEND, organisation_id=case.organisation_id, id=order_id, attempt=1)
     return order_id
 

@@ -23,7 +23,7 @@ from services.intake.tables import Case
 from shared import ledger, messages
 from shared.ids import parse_reference
 from shared.problems import Conflict, Forbidden, Invalid, NotFound
-from shared.service import Caller, CallerDep
+from shared.service import Caller, CallerDep, names_in, told
 from shared.vocabulary import CaseState, Channel, Language, Right
 
 router = APIRouter()
@@ -232,7 +232,8 @@ async def new_collection_code(request: Request, caller: CallerDep, case_id: Id) 
 async def note_bounce(request: Request, caller: CallerDep, case_id: Id, letter_id: Id) -> None:
     del case_id
     caller.require(*WORKERS)
-    if not await outbox.bounced(desk_of(request), caller.organisation, letter_id):
+    desk = desk_of(request)
+    if not await outbox.bounced(desk.database, caller.organisation, letter_id, at=desk.now()):
         raise NotFound
 
 
@@ -262,11 +263,9 @@ def _parse(model: type[handling.Input], body: dict[str, Any]) -> handling.Input:
     try:
         return TypeAdapter(model).validate_python(body)
     except ValidationError as error:
-        told = tuple(
-            {"pointer": "/" + "/".join(str(part) for part in item["loc"]), "detail": item["msg"]}
-            for item in error.errors(include_input=False, include_url=False)
-        )
-        raise Invalid(errors=told) from None
+        names = names_in(model.model_json_schema())
+        errors = tuple(told(item, names) for item in error.errors(include_input=False, include_url=False))
+        raise Invalid(errors=errors) from None
 
 
 # --- services ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import delete, func, insert, update
+from sqlalchemy import delete, func, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
@@ -169,7 +169,7 @@ async def _decide(
              "article": item.article, "reason": item.reason, "records": item.records}
             for item in decided
         ]  # fmt: skip
-        await session.exec(insert(Decision), params=rows)
+        await session.put(Decision, *rows)
     return decided
 
 

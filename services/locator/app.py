@@ -46,6 +46,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
+        await receipts.note(desk)
         await connectors.close()
 
     app = create_service("locator", verifier=verifier, routers=[router], lifespan=lifespan)

@@ -32,6 +32,8 @@ class Desk:
     registers: Registers
     clock: Clock
     gates: dict[tuple[str, str], asyncio.Semaphore] = field(default_factory=dict)
+    arrived: list[tuple[str, int]] = field(default_factory=list)
+    """Receipts (task, attempt) that intake has taken and that are not noted yet."""
 
     def now(self) -> datetime:
         return self.clock()

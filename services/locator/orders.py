@@ -7,6 +7,7 @@ knew of the person.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -16,7 +17,7 @@ from sqlmodel import col, select
 
 from services.locator import receipts, rounds, subject
 from services.locator.desk import LOCATE, SERVICE, Desk
-from services.locator.tables import Order, Task
+from services.locator.tables import Order, Receipt, Task
 from shared import ledger, messages
 from shared.database import WriteSession
 from shared.ids import new_id
@@ -110,9 +111,9 @@ async def _open(
     nobody = subject.Person(message.name, subject.binding_key(message.binding_key), sealer, ())
     async with desk.database.write(message.organisation_id) as session:
         await session.exec(insert(Order).values(order.model_dump()))
-        await subject.add(session, order, nobody, [(identifier, 0) for identifier in message.identifiers])
+        person = await subject.add(session, order, nobody, [(one, 0) for one in message.identifiers])
         await _tell(desk, session, order, "order.accepted", {"order": order_id, "verb": order.verb})
-        await advance(desk, session, order, register, ())
+        await advance(desk, session, order, register, person, ())
     return messages.Accepted(order_id=order_id, state=order.state)
 
 
@@ -124,14 +125,14 @@ async def cancel(desk: Desk, organisation: str, order_id: str, *, actor: str) ->
             raise UnknownOrder
         if order.state != "open":
             return
-        for task in await _tasks(session, order_id):
-            if TaskState(task.state) not in FINAL_TASK_STATES:
-                await desk.engine.withdraw(session, LOCATE, id=task.id, attempt=task.attempt)
-        await session.exec(
+        stopped = await session.exec(
             update(Task)
             .where(col(Task.order_id) == order_id, col(Task.state).not_in(FINAL_TASK_STATES))
             .values(state=TaskState.CANCELLED, lease_until=None, changed_at=desk.now())
+            .returning(col(Task.id), col(Task.attempt))
         )
+        for task_id, attempt in stopped.all():
+            await desk.engine.withdraw(session, LOCATE, id=task_id, attempt=attempt)
         await receipts.drop(session, order_id)
         await _close(desk, session, order, "cancelled")
         await _tell(desk, session, order, "order.cancelled", {"order": order_id}, actor=actor)
@@ -146,38 +147,51 @@ async def lock(session: WriteSession, order_id: str) -> Order | None:
 
 
 async def advance(
-    desk: Desk, session: WriteSession, order: Order, register: Register, ended: Sequence[Ended]
-) -> list[str]:
+    desk: Desk,
+    session: WriteSession,
+    order: Order,
+    register: Register,
+    person: subject.Person,
+    ended: Sequence[Ended],
+) -> list[Receipt]:
     """Make the tasks that follow from what is known now; close the order if none is left. The row is locked.
 
     `ended` are the attempts whose rows were just written; their receipts are written here, because the last one tells
-    that the order is done. Returns the ids of the tasks whose receipts were written.
+    that the order is done. Returns the receipts, which the caller delivers after the commit.
     """
-    person = await subject.unseal(desk, session, order)
-    tasks = await _tasks(session, order.id)
+    tasks = await _standing(session, order.id)
     plan = _plan(desk, order, register, person, tasks)
     made = [await _make(desk, session, order, register, task) for task in plan.tasks]
     await _absorb(session, tasks, plan)
     told = [*ended, *(_end_of(task) for task in made if task.state != TaskState.QUEUED)]
     total = len(tasks) + len(made) if plan.located else None
-    await write_receipts(desk, session, order, told, total)
+    # Nobody waits to deliver what is written when an order is taken: intake is still talking to us. The sweep does it.
+    wait = receipts.GRACE if ended else timedelta(0)
+    written = await write_receipts(desk, session, order, told, total, wait=wait)
     if plan.located:
         await _close(desk, session, order, "located")
         await _tell(desk, session, order, "order.located", {"order": order.id, "tasks": total})
-    return [item.task.id for item in told]
+    return written
 
 
-def _plan(desk: Desk, order: Order, register: Register, person: subject.Person, tasks: Sequence[Task]) -> rounds.Plan:
-    known = [item.known for item in person.held]
-    standing = [
-        rounds.Standing(
-            task.id, task.system, task.round, TaskState(task.state), frozenset(task.identifiers), task.doubtful
-        )
-        for task in tasks
+async def _standing(session: WriteSession, order_id: str) -> list[rounds.Standing]:
+    """Return the order's tasks as planning sees them. Columns, not rows: an order may have hundreds, and as many steps."""
+    columns: Any = (Task.id, Task.system, Task.round, Task.state, Task.identifiers, Task.doubtful)
+    found = (await session.exec(select(*columns).where(Task.order_id == order_id).order_by(col(Task.id)))).all()
+    return [
+        rounds.Standing(id_, system, round_, TaskState(state), frozenset(identifiers), doubtful)
+        for id_, system, round_, state, identifiers, doubtful in found
     ]
+
+
+def _plan(
+    desk: Desk, order: Order, register: Register, person: subject.Person, tasks: Sequence[rounds.Standing]
+) -> rounds.Plan:
+    known = [item.known for item in person.held]
+    atlas = desk.registers.atlas(order.organisation_id, order.register_version, register)
     if order.verb == "person":
-        return rounds.plan_person(register, known, standing)
-    return rounds.plan_search(register, known, standing, desk.settings.limits)
+        return rounds.plan_person(atlas, known, tasks)
+    return rounds.plan_search(atlas, known, tasks, desk.settings.limits)
 
 
 async def _make(desk: Desk, session: WriteSession, order: Order, register: Register, new: rounds.NewTask) -> Task:
@@ -221,10 +235,10 @@ async def enqueue(desk: Desk, session: WriteSession, task: Task) -> None:
     )
 
 
-async def _absorb(session: WriteSession, tasks: Sequence[Task], plan: rounds.Plan) -> None:
+async def _absorb(session: WriteSession, tasks: Sequence[rounds.Standing], plan: rounds.Plan) -> None:
     for task in tasks:
         if task.id in plan.absorbed:
-            both = [*task.identifiers, *plan.absorbed[task.id]]
+            both = sorted(task.identifiers.union(plan.absorbed[task.id]))
             await session.exec(update(Task).where(col(Task.id) == task.id).values(identifiers=both))
 
 
@@ -253,10 +267,16 @@ async def tell(
 
 
 async def write_receipts(
-    desk: Desk, session: WriteSession, order: Order, told: Iterable[Ended], total: int | None
-) -> None:
+    desk: Desk,
+    session: WriteSession,
+    order: Order,
+    told: Iterable[Ended],
+    total: int | None,
+    *,
+    wait: timedelta = receipts.GRACE,
+) -> list[Receipt]:
     """Write what intake is to know. The last receipt of a finished order says so, and how many tasks there were."""
-    items = list(told)
+    items, written = list(told), []
     for place, item in enumerate(items, 1):
         last = total is not None and place == len(items)
         body = messages.Receipt(
@@ -273,7 +293,9 @@ async def write_receipts(
             tasks=total if last else None,
             finished_at=desk.now(),
         )
-        await receipts.write(session, order.id, item.task.id, item.attempt, body)
+        written.append(receipts.new(order.id, item.task.id, item.attempt, body, wait))
+    await receipts.keep(session, written)
+    return written
 
 
 async def _close(desk: Desk, session: WriteSession, order: Order, state: str) -> None:
@@ -285,11 +307,6 @@ async def _close(desk: Desk, session: WriteSession, order: Order, state: str) ->
     )
     await subject.forget(session, order.id)
     order.state = state
-
-
-async def _tasks(session: WriteSession, order_id: str) -> Sequence[Task]:
-    query = select(Task).where(Task.order_id == order_id).order_by(col(Task.id))
-    return (await session.exec(query, execution_options={"populate_existing": True})).all()
 
 
 async def _tell(

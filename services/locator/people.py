@@ -25,12 +25,12 @@ from services.locator.doubt import yielded
 from services.locator.instructions import instructions
 from services.locator.orders import Ended
 from services.locator.rounds import hops
-from services.locator.tables import Order, Task, Upload
+from services.locator.tables import Order, Receipt, Task, Upload
 from shared import ledger
 from shared.database import ReadSession, WriteSession
 from shared.identifiers import digest
 from shared.messages import Commit, Identifier, PartStored, Record
-from shared.problems import Conflict, Invalid, NotFound, TooLarge
+from shared.problems import Conflict, Invalid, NotFound, RuleBroken, TooLarge
 from shared.register import Register, System
 from shared.vocabulary import Assurance, Right, TaskState
 
@@ -142,9 +142,9 @@ class Answer(_Body):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.outcome == "found") != bool(self.records):
-            raise ValueError("records come with the outcome found, and only with it")
+            raise RuleBroken("records come with the outcome found, and only with it")
         if self.outcome == "not_searched" and self.note_code is None:
-            raise ValueError("say by note_code why it was not searched")
+            raise RuleBroken("say by note_code why it was not searched")
         return self
 
     @property
@@ -411,8 +411,8 @@ async def complete(desk: Desk, reader: Reader, task_id: str, answer: Answer) -> 
     except BaseException:
         await _release(desk, work)
         raise
-    task = await _finish(desk, reader, work, sender)
-    await receipts.deliver(desk, reader.organisation, task_id)
+    task, told = await _finish(desk, reader, work, sender)
+    await receipts.deliver(desk, told)
     return await _line(desk, task, order.register_version)
 
 
@@ -507,7 +507,7 @@ def _records(work: _Work) -> list[Record]:
     ]
 
 
-async def _finish(desk: Desk, reader: Reader, work: _Work, sender: parts.Sender) -> Task:
+async def _finish(desk: Desk, reader: Reader, work: _Work, sender: parts.Sender) -> tuple[Task, Sequence[Receipt]]:
     """Write what was answered and what follows from it, in one transaction."""
     answer, task, now = work.answer, work.task, desk.now()
     ended = Ended(task, work.attempt, answer.state, answer.code, sender.groups, _types(work))
@@ -527,10 +527,11 @@ async def _finish(desk: Desk, reader: Reader, work: _Work, sender: parts.Sender)
         )  # fmt: skip
         if written.rowcount != 1:
             raise AnsweredAlready
-        await subject.add(session, order, await subject.unseal(desk, session, order), _discovered(work))
+        person = await subject.unseal(desk, session, order)
+        person = await subject.add(session, order, person, _discovered(work))
         await orders.tell(desk, session, ended, actor=reader.actor, records=sender.records)
-        await orders.advance(desk, session, order, work.register, [ended])
-        return (await session.exec(select(Task).where(Task.id == task.id))).one()
+        told = await orders.advance(desk, session, order, work.register, person, [ended])
+        return (await session.exec(select(Task).where(Task.id == task.id))).one(), told
 
 
 def _types(work: _Work) -> tuple[str, ...]:

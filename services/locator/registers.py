@@ -2,8 +2,9 @@
 
 from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import select
+from sqlmodel import col, select
 
+from services.locator.rounds import Atlas
 from services.locator.tables import RegisterCopy
 from shared.clock import Clock
 from shared.database import Database
@@ -35,6 +36,7 @@ class Registers:
         self._post = post
         self._clock = clock
         self._memory: dict[tuple[str, str], Register] = {}
+        self._atlases: dict[tuple[str, str], Atlas] = {}
 
     async def cited(self, organisation: str, version: str) -> Register:
         """Return one version. Raises `UnknownRegister`, or `Unavailable` if intake is not reached the first time."""
@@ -44,12 +46,35 @@ class Registers:
             register = await self._stored(organisation, version) or await self._fetched(organisation, version)
         self._memory[known] = register
         while len(self._memory) > KEPT:
-            del self._memory[next(iter(self._memory))]
+            oldest = next(iter(self._memory))
+            del self._memory[oldest]
+            self._atlases.pop(oldest, None)
         return register
 
+    def atlas(self, organisation: str, version: str, register: Register) -> Atlas:
+        """Return where identifiers lead in one version, worked out once."""
+        known = organisation, version
+        if known not in self._atlases:
+            self._atlases[known] = Atlas(register)
+        return self._atlases[known]
+
     async def in_force(self, organisation: str) -> Register:
-        """Return the register that new cases cite now. Asks intake each time: it changes without notice."""
-        return _parsed(await self._post.send("intake", "GET", "/registers/current", organisation=organisation))
+        """Return the register that new cases cite now. Asks intake each time: it changes without notice.
+
+        Raises `UnknownRegister` if intake knows of none and no case has cited one.
+        """
+        try:
+            return _parsed(await self._post.send("intake", "GET", "/registers/current", organisation=organisation))
+        except NotFound:
+            return await self._newest(organisation)
+
+    async def _newest(self, organisation: str) -> Register:
+        async with self._database.read(organisation) as session:
+            query = select(RegisterCopy).order_by(col(RegisterCopy.at).desc()).limit(1)
+            row = (await session.exec(query)).first()
+        if row is None:
+            raise UnknownRegister
+        return _parsed(row.content)
 
     async def _stored(self, organisation: str, version: str) -> Register | None:
         async with self._database.read(organisation) as session:

@@ -70,6 +70,26 @@ class Plan:
     """Nothing is left to search."""
 
 
+class Atlas:
+    """What one version of a register says about where identifiers lead; worked out once."""
+
+    def __init__(self, register: Register) -> None:
+        self.systems: Mapping[str, System] = register.systems
+        self.accepts = {name: accepts(system) for name, system in register.systems.items()}
+        """System → the identifier types by which it can be searched."""
+        self._yields = {name: yields(register, system) for name, system in register.systems.items()}
+        self.sources = {name: self._sources(name) for name in register.systems}
+        """System → the other systems that discover identifiers which it accepts."""
+
+    def opens(self, name: str, identifier: Known) -> bool:
+        """Whether `identifier` is something to search the system called `name` for."""
+        return identifier.locates and identifier.type in self.accepts[name]
+
+    def _sources(self, name: str) -> frozenset[str]:
+        wanted = self.accepts[name]
+        return frozenset(other for other, found in self._yields.items() if other != name and found & wanted)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How far the search may go before a person takes over."""
@@ -78,29 +98,30 @@ class Limits:
     identifiers: int = 200
 
 
-def plan_person(register: Register, known: Collection[Known], tasks: Sequence[Standing]) -> Plan:
+def plan_person(atlas: Atlas, known: Collection[Known], tasks: Sequence[Standing]) -> Plan:
     """Plan an order that people carry out: one task for each system, whatever is known."""
     if tasks:
         return Plan(located=not any(task.is_open for task in tasks))
     everything = tuple(identifier.id for identifier in known)
-    return Plan(
-        tuple(NewTask(system, 1, TaskState.NEEDS_PERSON, everything, Code.PERSON) for system in register.systems)
-    )
+    return Plan(tuple(NewTask(system, 1, TaskState.NEEDS_PERSON, everything, Code.PERSON) for system in atlas.systems))
 
 
-def plan_search(register: Register, known: Collection[Known], tasks: Sequence[Standing], limits: Limits) -> Plan:
+def plan_search(atlas: Atlas, known: Collection[Known], tasks: Sequence[Standing], limits: Limits) -> Plan:
     """Plan the next tasks of an order that connectors carry out."""
     new: list[NewTask] = []
     absorbed: dict[str, tuple[str, ...]] = {}
-    for name, system in register.systems.items():
-        own = [task for task in tasks if task.system == name]
-        fresh = [identifier for identifier in known if _opens(system, identifier) and not _covered(identifier, own)]
+    by_system: dict[str, list[Standing]] = {name: [] for name in atlas.systems}
+    for task in tasks:
+        by_system[task.system].append(task)
+    for name, own in by_system.items():
+        system = atlas.systems[name]
+        fresh = [item for item in known if atlas.opens(name, item) and not _covered(item, own)]
         waiting = next((task for task in own if task.state is TaskState.NEEDS_PERSON), None)
         if waiting is not None and fresh:
             absorbed[waiting.id] = tuple(identifier.id for identifier in fresh)
         elif not any(task.is_open for task in own) and (fresh or (not own and _asks_anyway(system))):
             new.append(_task(name, system, own, fresh, limits, len(known)))
-    new += _undetermined(register, tasks, new)
+    new += _undetermined(atlas, tasks, new)
     still_open = any(task.is_open for task in tasks) or any(task.state not in FINAL_TASK_STATES for task in new)
     return Plan(tuple(new), absorbed, located=not still_open)
 
@@ -120,10 +141,6 @@ def hops(register: Register, kind: str) -> bool:
     """Whether an identifier of this type may be followed: only one that the controller assigned (design §1.8)."""
     rule = register.identifiers.get(kind)
     return rule is not None and rule.assigned_by == "controller"
-
-
-def _opens(system: System, identifier: Known) -> bool:
-    return identifier.locates and identifier.type in accepts(system)
 
 
 def _covered(identifier: Known, own: Sequence[Standing]) -> bool:
@@ -150,25 +167,15 @@ def _task(
     return NewTask(name, round_, state, tuple(identifier.id for identifier in fresh), code)
 
 
-def _undetermined(register: Register, tasks: Sequence[Standing], new: Sequence[NewTask]) -> Iterator[NewTask]:
+def _undetermined(atlas: Atlas, tasks: Sequence[Standing], new: Sequence[NewTask]) -> Iterator[NewTask]:
     """Yield the end of every system that no task has and that nothing still under way can open."""
     had = {task.system for task in tasks} | {task.system for task in new}
     moving = {task.system for task in tasks if task.is_open}
     moving |= {task.system for task in new if task.state not in FINAL_TASK_STATES}
-    never = [name for name in register.systems if name not in had]
-    while opened := {name for name in never if name not in moving and _sources(register, name) & moving}:
+    never = [name for name in atlas.systems if name not in had]
+    while opened := {name for name in never if name not in moving and atlas.sources[name] & moving}:
         moving |= opened
-    ends: dict[str, NewTask] = {}
-    for name in never:
-        if name not in moving:
-            ends[name] = _end(name, _sources(register, name), tasks)
-    yield from ends.values()
-
-
-def _sources(register: Register, name: str) -> set[str]:
-    """Return the systems that discover identifiers which `name` accepts."""
-    wanted = accepts(register.systems[name])
-    return {other for other, system in register.systems.items() if other != name and yields(register, system) & wanted}
+    yield from (_end(name, atlas.sources[name], tasks) for name in never if name not in moving)
 
 
 def _end(name: str, sources: Collection[str], tasks: Sequence[Standing]) -> NewTask:

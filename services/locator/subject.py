@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import delete, insert
@@ -117,8 +117,8 @@ def proof(person: Person, identifier: messages.Identifier) -> str:
 
 async def add(
     session: WriteSession, order: Order, person: Person, found: Iterable[tuple[messages.Identifier, int]]
-) -> tuple[Held, ...]:
-    """Keep identifiers with their hops, each once; return all that the order now holds."""
+) -> Person:
+    """Keep identifiers with their hops, each once; return the person as now known."""
     seen = {(item.value.type, item.value.value) for item in person.held}
     new = []
     for identifier, hop in found:
@@ -127,7 +127,7 @@ async def add(
             new.append(Held(new_id(), hop, identifier))
     if new:
         await session.exec(insert(Identifier), params=[_row(order, person, item) for item in new])
-    return (*person.held, *new)
+    return replace(person, held=(*person.held, *new))
 
 
 def _row(order: Order, person: Person, item: Held) -> dict[str, Any]:

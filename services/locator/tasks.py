@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from sqlalchemy import update
@@ -29,7 +30,7 @@ from services.locator.desk import LOCATE, Desk
 from services.locator.doubt import Judge, yielded
 from services.locator.orders import Ended
 from services.locator.rounds import accepts, hops
-from services.locator.tables import Order, Task
+from services.locator.tables import Order, Receipt, Task
 from shared import leases
 from shared import problems as http
 from shared.database import WriteSession
@@ -85,32 +86,48 @@ async def perform(desk: Desk, organisation: str, task_id: str, number: int) -> N
     attempt = leases.Attempt(organisation, task_id, number)
     try:
         async with leases.keep(
-            desk.database, Task, attempt, lease=desk.settings.lease, clock=desk.clock, state=TaskState.RUNNING.value
-        ):
-            job = await _load(desk, attempt)
+            desk.database, Task, attempt, lease=desk.settings.lease, clock=desk.clock,
+            load=partial(_load, desk, attempt), state=TaskState.RUNNING.value,
+        ) as start:  # fmt: skip
+            job = await _prepare(desk, start)
             haul, sender = await _search(desk, job)
-        await _finish(desk, attempt, job, haul, sender)
+        told = await _finish(desk, attempt, job, haul, sender)
     except leases.LeaseLost:
         log.info("task.lease_lost", task=task_id, attempt=number)
         return
     except Exception as error:  # noqa: BLE001 - the edge of a task: told by type, and put off or handed to a person
-        await _failed(desk, attempt, error)
-    await receipts.deliver(desk, organisation, task_id)
+        told = await _failed(desk, attempt, error)
+    await receipts.deliver(desk, told)
 
 
-async def _load(desk: Desk, attempt: leases.Attempt) -> Job:
-    async with desk.database.read(attempt.organisation_id) as session:
-        task = (await session.exec(select(Task).where(Task.id == attempt.id))).one()
-        order = (await session.exec(select(Order).where(Order.id == task.order_id))).one()
-        if order.state != "open" or task.attempt != attempt.number:
-            raise leases.LeaseLost
-        person = await subject.unseal(desk, session, order)
-        others = (await session.exec(select(Task).where(Task.order_id == order.id, Task.system == task.system))).all()
-    register = await desk.registers.cited(attempt.organisation_id, order.register_version)
-    ended = {TaskState.FOUND, TaskState.NOTHING}
-    done = {one for other in others if TaskState(other.state) in ended for one in other.identifiers}
-    earlier = tuple(item.value for item in person.proven if item.id in done)
-    return Job(task, order, register, person, earlier)
+@dataclass(frozen=True)
+class Start:
+    """What the rows say when an attempt begins."""
+
+    task: Task
+    order: Order
+    person: subject.Person
+    done: frozenset[str]
+    """Identifiers that tasks which ended well searched in this system."""
+
+
+async def _load(desk: Desk, attempt: leases.Attempt, session: WriteSession) -> Start:
+    query = select(Task, Order).where(Task.id == attempt.id, Order.id == Task.order_id)
+    task, order = (await session.exec(query)).one()
+    if order.state != "open":
+        raise leases.LeaseLost
+    person = await subject.unseal(desk, session, order)
+    others = select(Task.identifiers).where(
+        Task.order_id == order.id, Task.system == task.system, col(Task.state).in_((TaskState.FOUND, TaskState.NOTHING))
+    )
+    done = frozenset(one for identifiers in (await session.exec(others)).all() for one in identifiers)
+    return Start(task, order, person, done)
+
+
+async def _prepare(desk: Desk, start: Start) -> Job:
+    register = await desk.registers.cited(start.task.organisation_id, start.order.register_version)
+    earlier = tuple(item.value for item in start.person.proven if item.id in start.done)
+    return Job(start.task, start.order, register, start.person, earlier)
 
 
 # --- searching -----------------------------------------------------------------------------------------------------
@@ -221,7 +238,7 @@ def _commit(job: Job, haul: Haul, sender: parts.Sender) -> Commit:
 # --- the end of an attempt -----------------------------------------------------------------------------------------
 
 
-async def _finish(desk: Desk, attempt: leases.Attempt, job: Job, haul: Haul, sender: parts.Sender) -> None:
+async def _finish(desk: Desk, attempt: leases.Attempt, job: Job, haul: Haul, sender: parts.Sender) -> Sequence[Receipt]:
     """Write, in one transaction, what the attempt found out and what follows from it; a late one writes nothing."""
     state = TaskState.FOUND if sender.records else TaskState.NOTHING
     ended = Ended(job.task, attempt.number, state, None, sender.groups, haul.types, tuple(sorted(haul.on_file)))
@@ -229,8 +246,9 @@ async def _finish(desk: Desk, attempt: leases.Attempt, job: Job, haul: Haul, sen
         order = await orders.lock(session, job.order.id)
         if order is None or order.state != "open":
             raise leases.LeaseLost
-        known = await subject.add(session, order, await subject.unseal(desk, session, order), haul.discovered.values())
-        searched = {item.id for item in known if item.value in haul.searched}
+        person = await subject.unseal(desk, session, order)
+        person = await subject.add(session, order, person, haul.discovered.values())
+        searched = {item.id for item in person.held if item.value in haul.searched}
         settled = await leases.settle(
             session, Task, attempt, state=state.value, code=None, records=sender.records, doubtful=haul.doubtful,
             identifiers=sorted({*job.task.identifiers, *searched}), changed_at=desk.now(),
@@ -238,10 +256,10 @@ async def _finish(desk: Desk, attempt: leases.Attempt, job: Job, haul: Haul, sen
         if not settled:
             raise leases.LeaseLost
         await orders.tell(desk, session, ended, records=sender.records)
-        await orders.advance(desk, session, order, job.register, [ended])
+        return await orders.advance(desk, session, order, job.register, person, [ended])
 
 
-async def _failed(desk: Desk, attempt: leases.Attempt, error: Exception) -> None:
+async def _failed(desk: Desk, attempt: leases.Attempt, error: Exception) -> Sequence[Receipt]:
     """Put the task off, or hand it to a person; conditional on the attempt like everything else."""
     failure = _meaning(error)
     log.warning("task.failed", task=attempt.id, attempt=attempt.number, error=type(error).__name__, code=failure.code)
@@ -249,9 +267,9 @@ async def _failed(desk: Desk, attempt: leases.Attempt, error: Exception) -> None
     failures = task.failures + failure.counts
     if not failure.again or failures >= tries:
         async with desk.database.write(attempt.organisation_id) as session:
-            if await leases.settle(session, Task, attempt, failures=failures):
-                await hand_over(desk, session, attempt, failure.code)
-        return
+            if not await leases.settle(session, Task, attempt, failures=failures):
+                return ()
+            return await hand_over(desk, session, attempt, failure.code)
     retry_after = error.retry_after if isinstance(error, Unavailable) else None
     due = desk.now() + desk.settings.backoff.delay(attempt.number, retry_after, _random.random)
     async with desk.database.write(attempt.organisation_id) as session:
@@ -260,6 +278,7 @@ async def _failed(desk: Desk, attempt: leases.Attempt, error: Exception) -> None
             session, Task, attempt, due, state=TaskState.RETRY.value, code=failure.code.value, failures=failures,
             changed_at=desk.now(),
         )  # fmt: skip
+    return ()
 
 
 @dataclass(frozen=True)
@@ -291,7 +310,7 @@ async def _tries(desk: Desk, attempt: leases.Attempt) -> tuple[Task, int]:
     return task, register.systems[task.system].tries
 
 
-async def hand_over(desk: Desk, session: WriteSession, attempt: leases.Attempt, code: Code) -> None:
+async def hand_over(desk: Desk, session: WriteSession, attempt: leases.Attempt, code: Code) -> Sequence[Receipt]:
     """Make a settled task a person's: the attempt that failed is told, the next one is what the person answers."""
     moved = await session.exec(
         update(Task)
@@ -299,12 +318,12 @@ async def hand_over(desk: Desk, session: WriteSession, attempt: leases.Attempt, 
         .values(state=TaskState.NEEDS_PERSON.value, code=code.value, attempt=attempt.number + 1, changed_at=desk.now())
     )
     if moved.rowcount != 1:
-        return
+        return ()
     task = (await session.exec(select(Task).where(Task.id == attempt.id))).one()
     order = (await session.exec(select(Order).where(Order.id == task.order_id))).one()
     ended = Ended(task, attempt.number, TaskState.NEEDS_PERSON, code.value)
     await orders.tell(desk, session, ended)
-    await orders.write_receipts(desk, session, order, [ended], None)
+    return await orders.write_receipts(desk, session, order, [ended], None)
 
 
 # --- sweeps --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Run one service's Alembic history on the connection that `shared.migrating` hands over."""
+"""Run one service's Alembic history on the connection that `shared.migrating` hands over."""  # noqa: INP001 - Alembic runs it as a script
 
 from alembic import context
 

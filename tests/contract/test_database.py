@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import aliased
 from sqlmodel import Field, col, delete, select, update
 
-from shared.database import EVERY, Database, Json, Row, Utc, own_registry
+from shared.database import EVERY, Database, ForeignRow, Json, Row, Utc, own_registry
 
 NOON = datetime(2026, 3, 5, 12, 0, tzinfo=UTC)
 
@@ -265,6 +265,20 @@ async def test_a_foreign_row_cannot_be_deleted(two: Database) -> None:
         assert (await session.exec(delete(Thing).where(col(Thing.id) == "b1"))).rowcount == 0
         assert (await session.exec(delete(Thing))).rowcount == 2
     assert await ids(two, None) == ["b1"]
+
+
+async def test_rows_are_put_together_and_none_in_another_organisations_name(two: Database) -> None:
+    async with two.write("alfa") as session:
+        await session.put(Part, *({"id": f"x{n}", "organisation_id": "alfa", "thing_id": "a1"} for n in range(3)))
+    for rows in ((("y1", "beta"),), (("y2", "alfa"), ("y3", "beta"))):
+        with pytest.raises(ForeignRow):
+            async with two.write("alfa") as session:
+                await session.put(Part, *({"id": id, "organisation_id": o, "thing_id": "a1"} for id, o in rows))
+    async with two.write(None) as session:
+        await session.put(Part, {"id": "x4", "organisation_id": "beta", "thing_id": "b1"})
+    async with two.read(None) as session:
+        found = (await session.exec(select(Part.id).where(col(Part.id) > "q"))).all()
+    assert sorted(found) == ["x0", "x1", "x2", "x4"]
 
 
 async def test_what_an_update_returns_is_ones_own(two: Database) -> None:

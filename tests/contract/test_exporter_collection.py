@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from sqlmodel import update
+from sqlmodel import col, update
 
 from services.exporter.sweeps import all_sweeps
 from services.exporter.tables import OWNER, Attempt, Mark, Package, Part
@@ -263,7 +263,7 @@ async def test_a_package_is_destroyed_when_due_with_its_key_and_objects(either: 
     kept = await either.sealed()
     async with either.database.write(ORG) as session:
         await session.exec(
-            update(Package).where(Package.id == kept).values(expires_at=either.clock.now.replace(year=2027))
+            update(Package).where(col(Package.id) == kept).values(expires_at=either.clock.now.replace(year=2027))
         )
     assert await sweep(either, "due") == 0
     either.clock.forward(days=30)

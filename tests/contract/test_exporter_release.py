@@ -286,6 +286,26 @@ async def test_only_the_attempt_that_counts_is_packaged(house: House) -> None:
     assert [row["key"] for row in rows(await archive(house, package), "crm/customer.ndjson")] == ["new"]
 
 
+async def test_packages_sealed_at_the_same_time_never_mix(either: House) -> None:
+    packages = {}
+    for number in range(6):
+        either.binding_key = bytes([number]) * 32
+        email = f"person{number}@example.dk"
+        package = await either.package(
+            case=f"case-{number}", reference=f"REF-{number}", proofs=[digest(either.binding_key, "email", email)]
+        )
+        fields = {"id": "1", "name": f"planted-{number}", "email": email}
+        await either.fill(package, [customer(str(key), fields=fields, bound={"email": email}) for key in range(300)])
+        packages[number] = package
+    answers = await asyncio.gather(*(either.release(package) for package in packages.values()))
+    assert [told.json["records"] for told in answers] == [300] * 6
+    for number, package in packages.items():
+        content = everything(await archive(either, package))
+        assert [other for other in packages if f"planted-{other}".encode() in content] == [number]
+    boxes = [either.means.unlock(row) for row in await either.rows(Package)]
+    assert len({box.binding_key for box in boxes}) == 6
+
+
 # --- once ----------------------------------------------------------------------------------------------------------
 
 

@@ -489,8 +489,8 @@ async def test_a_bounce_is_noted(house: House) -> None:
     house.mail.result = Sent()
     await outbox.drain(house.desk)
     letter_id = house.mail.letters[0][2].strip("<>").partition("@")[0]
-    assert await outbox.bounced(house.desk, ORG, letter_id)
-    assert not await outbox.bounced(house.desk, ORG, letter_id)
+    assert await outbox.bounced(house.desk.database, ORG, letter_id, at=house.clock())
+    assert not await outbox.bounced(house.desk.database, ORG, letter_id, at=house.clock())
 
 
 async def test_a_case_by_phone_counts_from_when_it_was_said(house: House) -> None:

@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from services.locator.connectors.base import Code
-from services.locator.rounds import Known, Limits, NewTask, Plan, Standing, plan_person, plan_search
-from shared.register import Register
+from services.locator.rounds import Atlas, Known, Limits, NewTask, Plan, Standing, plan_person, plan_search
 from shared.vocabulary import Assurance, TaskState
 from tests.support.registers import entity, manual, register, sql
 
@@ -14,15 +13,17 @@ MAIL = Known("i1", "email", Assurance.CONTROLLED, 0)
 NUMBER = Known("i2", "customer_number", Assurance.CONTROLLED, 1)
 
 
-def house(**systems: Any) -> Register:
-    return register(
-        {
-            "crm": sql(
-                {"c": entity(["email", "number"], find_by={"email": "email"}, yields={"customer_number": "number"})}
-            ),
-            "invoices": sql({"i": entity(["number"], find_by={"customer_number": "number"})}),
-            **systems,
-        }
+def house(**systems: Any) -> Atlas:
+    return Atlas(
+        register(
+            {
+                "crm": sql(
+                    {"c": entity(["email", "number"], find_by={"email": "email"}, yields={"customer_number": "number"})}
+                ),
+                "invoices": sql({"i": entity(["number"], find_by={"customer_number": "number"})}),
+                **systems,
+            }
+        )
     )
 
 

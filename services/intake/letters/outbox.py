@@ -15,6 +15,7 @@ from services.intake.letters.compose import LetterFacts, compose
 from services.intake.letters.smtp import Failed
 from services.intake.tables import Case, Letter, Receipt
 from shared import ledger
+from shared.database import Database
 from shared.register import Register
 from shared.vocabulary import Language, Right, TaskState
 
@@ -100,9 +101,9 @@ async def _later(desk: Desk, letter: Letter, tries: int, code: str) -> None:
         )
 
 
-async def bounced(desk: Desk, organisation: str, letter_id: str) -> bool:
+async def bounced(database: Database, organisation: str, letter_id: str, *, at: datetime) -> bool:
     """Note that a letter came back; whether it was one of ours that had been sent."""
-    async with desk.database.write(organisation) as session:
+    async with database.write(organisation) as session:
         noted = await session.exec(
             update(Letter)
             .where(col(Letter.id) == letter_id, col(Letter.state) == "sent")
@@ -113,7 +114,7 @@ async def bounced(desk: Desk, organisation: str, letter_id: str) -> bool:
         if case_id is not None:
             await ledger.record(
                 session, organisation_id=organisation, service="intake", kind="letter.bounced", actor="automatic",
-                case_id=case_id, at=desk.now(), data={"letter": letter_id},
+                case_id=case_id, at=at, data={"letter": letter_id},
             )  # fmt: skip
     return case_id is not None
 

@@ -110,9 +110,7 @@ def _certificate(folder: Path, authorities: Path) -> ssl.SSLContext:
     authorities.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     private = folder / "mail-key.pem"
     private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authorities, private)

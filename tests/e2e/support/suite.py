@@ -111,7 +111,9 @@ def sqlite_dump(path: Path) -> Iterator[tuple[str, bytes]]:
 def postgres_dump(url: str) -> Iterator[tuple[str, bytes]]:
     """Yield every table of every schema, the engine's too, with its rows."""
     with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://")) as connection:
-        query = "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        query = (
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        )
         for schema, name in connection.execute(query).fetchall():
             rows = connection.execute(f'SELECT * FROM "{schema}"."{name}"')  # type: ignore[call-overload]
             yield f"table {schema}.{name}", _rows(rows)
