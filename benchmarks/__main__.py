@@ -15,7 +15,7 @@ BENCHMARKS: dict[str, Callable[..., list[Figure]]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Return 0 if every target was met."""
+    """Return 0 if every target was met, or if nobody asked for figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(BENCHMARKS)}")
     parser.add_argument("--short", action="store_true", help="only see that each works; the figures mean nothing")
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     print(text)
     if given.write_docs:
         write_docs(text)
-    return int(any(figure.met is False for figure in figures))
+    return int(not given.short and any(figure.met is False for figure in figures))
 
 
 def run(names: list[str], *, short: bool = False) -> list[Figure]:

@@ -1,6 +1,7 @@
 """Is this record about the person who asks? The last check between a record and the package (design §1.8)."""
 
 import hmac
+import unicodedata
 from collections.abc import Collection, Iterable
 from hashlib import blake2b
 from typing import TypeVar
@@ -103,8 +104,11 @@ class RecordDigests:
 
 
 def file_digest(key: bytes, name: str) -> str:
-    """Return the keyed digest of a file's name: a name may hold personal data and is compared without being kept."""
-    return hmac.digest(key, b"file\x1f" + name.encode(), "sha256").hex()
+    """Return the keyed digest of a file's name: a name may hold personal data and is compared without being kept.
+
+    Systems spell `å` as one character or as two; the same name is the same name.
+    """
+    return hmac.digest(key, b"file\x1f" + unicodedata.normalize("NFC", name).encode(), "sha256").hex()
 
 
 def _normalise(register: Register, kind: str, text: str, region: str) -> str | None:

@@ -122,7 +122,7 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
 def _label(request: Request) -> FileLabel:
     media_type = request.headers.get("habeas-file-type", "").lower()
     try:
-        name = unicodedata.normalize("NFC", unquote(request.headers.get("habeas-file-name", ""), errors="strict"))
+        name = unquote(request.headers.get("habeas-file-name", ""), errors="strict")
     except UnicodeDecodeError:
         raise BadFileLabel from None
     hidden = any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in name)

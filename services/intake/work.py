@@ -15,7 +15,7 @@ from services.intake.tables import Case, Decision, Identifier, Order, Receipt
 from shared import messages
 from shared.database import ReadSession, WriteSession
 from shared.ids import new_id
-from shared.problems import Conflict, Forbidden, NotFound, Problem
+from shared.problems import Conflict, Forbidden, NotFound, Problem, Unavailable
 from shared.register import Register
 from shared.vocabulary import EXECUTED, FINAL_TASK_STATES, Assurance, CaseState, Outcome, Right, TaskState
 
@@ -65,7 +65,8 @@ async def receive(
     When the last one is in, the case is decided in the same transaction. Raises `NotFound` for an unknown order.
     """
     async with desk.database.write(organisation) as session:
-        order = (await session.exec(select(Order).where(Order.id == order_id))).first()
+        # Locked: of two last receipts at once, each would else miss the other's and nobody would decide.
+        order = (await session.exec(select(Order).where(Order.id == order_id).with_for_update())).first()
         if order is None or order.case_id != receipt.case_id:
             raise NotFound
         if order.state in {"cancelled", "cancelling"} or not await _keep(
@@ -290,8 +291,8 @@ def _release_message(
 
 
 async def _not_released(desk: Desk, order: Order, problem: Problem) -> None:
-    """What a person must do first goes back to a person; anything else is tried again."""
-    if problem.problem_code != "needs-opening":
+    """What passes is tried again; what does not, such as unopened free text, goes back to a person."""
+    if isinstance(problem, Unavailable) or problem.problem_code == "sealing":
         await orders.put_off(desk, order)
         raise problem
     async with desk.database.write(order.organisation_id) as session:

@@ -14,6 +14,7 @@ from services.locator.registers import Registers
 from services.locator.routes import router
 from services.locator.secrets import Secrets
 from services.locator.settings import Settings
+from services.locator.together import Together
 from shared.clock import Clock, utc_now
 from shared.database import Database
 from shared.engine import Engine, QueueRule
@@ -51,7 +52,8 @@ def create_app(
 
     app = create_service("locator", verifier=verifier, routers=[router], lifespan=lifespan)
     app.state.desk = desk
-    engine.on(LOCATE, partial(tasks.perform, desk), queue=QUEUE.name)
+    app.state.perform = partial(tasks.perform, desk, Together(partial(tasks.finish, desk)))
+    engine.on(LOCATE, app.state.perform, queue=QUEUE.name)
     engine.every(settings.sweep_seconds, "locator-tasks", partial(tasks.sweep, desk))
     engine.every(settings.sweep_seconds, "locator-receipts", partial(receipts.sweep, desk))
     return app

@@ -31,6 +31,7 @@ from services.locator.doubt import Judge, yielded
 from services.locator.orders import Ended
 from services.locator.rounds import accepts, hops
 from services.locator.tables import Order, Receipt, Task
+from services.locator.together import Together
 from shared import leases
 from shared import problems as http
 from shared.database import WriteSession
@@ -81,8 +82,14 @@ class Haul:
         return tuple(sorted({identifier.type for identifier in self.searched}))
 
 
-async def perform(desk: Desk, organisation: str, task_id: str, number: int) -> None:
-    """Engine handler: carry out one attempt. Whatever happens, the row says what is next."""
+Endings = Together["Ending", Sequence[Receipt]]
+
+
+async def perform(desk: Desk, endings: Endings, organisation: str, task_id: str, number: int) -> None:
+    """Engine handler: carry out one attempt. Whatever happens, the row says what is next.
+
+    `endings` does `finish`, for several attempts of one order at a time.
+    """
     attempt = leases.Attempt(organisation, task_id, number)
     try:
         async with leases.keep(
@@ -91,7 +98,7 @@ async def perform(desk: Desk, organisation: str, task_id: str, number: int) -> N
         ) as start:  # fmt: skip
             job = await _prepare(desk, start)
             haul, sender = await _search(desk, job)
-        told = await _finish(desk, attempt, job, haul, sender)
+        told = await endings.do(job.order.id, Ending(attempt, job, haul, sender))
     except leases.LeaseLost:
         log.info("task.lease_lost", task=task_id, attempt=number)
         return
@@ -117,11 +124,15 @@ async def _load(desk: Desk, attempt: leases.Attempt, session: WriteSession) -> S
     if order.state != "open":
         raise leases.LeaseLost
     person = await subject.unseal(desk, session, order)
+    return Start(task, order, person, await _done_before(session, task) if task.round > 1 else frozenset())
+
+
+async def _done_before(session: WriteSession, task: Task) -> frozenset[str]:
+    ended = (TaskState.FOUND, TaskState.NOTHING)
     others = select(Task.identifiers).where(
-        Task.order_id == order.id, Task.system == task.system, col(Task.state).in_((TaskState.FOUND, TaskState.NOTHING))
+        Task.order_id == task.order_id, Task.system == task.system, col(Task.state).in_(ended)
     )
-    done = frozenset(one for identifiers in (await session.exec(others)).all() for one in identifiers)
-    return Start(task, order, person, done)
+    return frozenset(one for identifiers in (await session.exec(others)).all() for one in identifiers)
 
 
 async def _prepare(desk: Desk, start: Start) -> Job:
@@ -238,25 +249,65 @@ def _commit(job: Job, haul: Haul, sender: parts.Sender) -> Commit:
 # --- the end of an attempt -----------------------------------------------------------------------------------------
 
 
-async def _finish(desk: Desk, attempt: leases.Attempt, job: Job, haul: Haul, sender: parts.Sender) -> Sequence[Receipt]:
-    """Write, in one transaction, what the attempt found out and what follows from it; a late one writes nothing."""
-    state = TaskState.FOUND if sender.records else TaskState.NOTHING
-    ended = Ended(job.task, attempt.number, state, None, sender.groups, haul.types, tuple(sorted(haul.on_file)))
-    async with desk.database.write(attempt.organisation_id) as session:
-        order = await orders.lock(session, job.order.id)
+@dataclass(frozen=True)
+class Ending:
+    """What one attempt found out."""
+
+    attempt: leases.Attempt
+    job: Job
+    haul: Haul
+    sender: parts.Sender
+
+    @property
+    def told(self) -> Ended:
+        """What its row and its receipt tell."""
+        haul, sender = self.haul, self.sender
+        state = TaskState.FOUND if sender.records else TaskState.NOTHING
+        on_file = tuple(sorted(haul.on_file))
+        return Ended(self.job.task, self.attempt.number, state, None, sender.groups, haul.types, on_file)
+
+
+async def finish(desk: Desk, order_id: str, endings: Sequence[Ending]) -> list[Sequence[Receipt] | Exception]:
+    """Write, in one transaction, what attempts of one order found out and what follows from it.
+
+    Returns for each the receipts that it is to deliver, or `LeaseLost`: an attempt that comes too late writes nothing.
+    """
+    organisation, register = endings[0].attempt.organisation_id, endings[0].job.register
+    async with desk.database.write(organisation) as session:
+        order = await orders.lock(session, order_id)
         if order is None or order.state != "open":
-            raise leases.LeaseLost
+            return [leases.LeaseLost()] * len(endings)
+        counted = [ending for ending in endings if await _settle(desk, session, ending)]
+        if not counted:
+            return [leases.LeaseLost()] * len(endings)
         person = await subject.unseal(desk, session, order)
-        person = await subject.add(session, order, person, haul.discovered.values())
-        searched = {item.id for item in person.held if item.value in haul.searched}
-        settled = await leases.settle(
-            session, Task, attempt, state=state.value, code=None, records=sender.records, doubtful=haul.doubtful,
-            identifiers=sorted({*job.task.identifiers, *searched}), changed_at=desk.now(),
-        )  # fmt: skip
-        if not settled:
-            raise leases.LeaseLost
-        await orders.tell(desk, session, ended, records=sender.records)
-        return await orders.advance(desk, session, order, job.register, person, [ended])
+        discovered = [found for ending in counted for found in ending.haul.discovered.values()]
+        person = await subject.add(session, order, person, discovered)
+        for ending in counted:
+            await _note_searched(session, ending, person)
+            await orders.tell(desk, session, ending.told, records=ending.sender.records)
+        told = [ending.told for ending in counted]
+        written = await orders.advance(desk, session, order, register, person, told)
+    # What follows from several (systems that nothing opened) goes with the last.
+    own = {id(ending): [written[place]] for place, ending in enumerate(counted)}
+    own[id(counted[-1])] += written[len(counted) :]
+    return [own.get(id(ending), leases.LeaseLost()) for ending in endings]
+
+
+async def _settle(desk: Desk, session: WriteSession, ending: Ending) -> bool:
+    return await leases.settle(
+        session, Task, ending.attempt, state=ending.told.state.value, code=None, records=ending.sender.records,
+        doubtful=ending.haul.doubtful, changed_at=desk.now(),
+    )  # fmt: skip
+
+
+async def _note_searched(session: WriteSession, ending: Ending, person: subject.Person) -> None:
+    """Note which identifiers the attempt came upon itself and searched at once: no other task need."""
+    before = set(ending.job.task.identifiers)
+    searched = {item.id for item in person.held if item.value in ending.haul.searched}
+    if not searched <= before:
+        both = sorted(before | searched)
+        await session.exec(update(Task).where(col(Task.id) == ending.attempt.id).values(identifiers=both))
 
 
 async def _failed(desk: Desk, attempt: leases.Attempt, error: Exception) -> Sequence[Receipt]:

@@ -255,6 +255,15 @@ async def test_a_file_belongs_to_the_record_that_names_it(house: House) -> None:
     assert told.json["groups"] == [{"entity": "letter", "records": 1, "doubtful": 0, "to_open": 1}]
 
 
+async def test_a_files_name_is_the_same_however_its_letters_are_composed(house: House) -> None:
+    package = await house.package()
+    part = await house.put(package, "t", [letter(files=("a\u030arhus.pdf",))])
+    file = await house.put_file(package, "t", b"%PDF", "\u00e5rhus.pdf")
+    assert (await house.commit(package, "t", [part, file], 1, system="archive")).status == 200
+    (row,) = (await house.records(package))["records"]
+    assert row["files"][0]["bytes"] == 4
+
+
 async def test_a_file_that_no_record_names_or_that_is_missing_is_told_at_the_commit(house: House) -> None:
     package = await house.package()
     part = await house.put(package, "t", [letter(files=("a.pdf",))])

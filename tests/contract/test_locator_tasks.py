@@ -12,7 +12,6 @@ from sqlalchemy import create_engine, inspect, text, update
 from sqlalchemy.engine.url import make_url
 from sqlmodel import col, select
 
-from services.locator import tasks
 from services.locator.connectors.base import Code, Rejected, Unavailable
 from services.locator.connectors.http import Answer
 from services.locator.tables import Identifier, Receipt, Task
@@ -511,7 +510,7 @@ async def test_an_attempt_that_comes_too_late_changes_nothing(sqlite_url: str) -
         # As if this worker had been frozen until its lease ran out: another attempt begins and ends meanwhile.
         async with house.database.write(ORG) as session:
             await session.exec(update(Task).values(attempt=2))
-        await tasks.perform(house.desk, ORG, task.id, 2)
+        await house.app.state.perform(ORG, task.id, 2)
         assert house.intake.located
         release.set()
         await asyncio.sleep(0.3)

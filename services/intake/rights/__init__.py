@@ -13,6 +13,10 @@ from shared.vocabulary import ARTICLE, PORTABLE, PORTABLE_BASES, LegalBasis, Out
 NEGATIVE = frozenset(Outcome) - {Outcome.GRANTED}
 """Whatever gives a person less than they asked for, in law or in fact."""
 
+WEIGHED = frozenset({LegalBasis.UNKNOWN, LegalBasis.LEGAL_CLAIMS})
+"""Bases on which a person always looks: without one there is no default (R41), and what is kept for legal claims may
+have to be weighed against others' interests (15(4), DBL § 22), which no program does."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -87,17 +91,12 @@ def needs_person(
         return True
     if any(fact.doubtful or fact.to_open for fact in known):
         return True
-    if any(_unknown_basis(register, item) for item in decided):
+    if any(register.purposes[item.purpose].legal_basis.normalised in WEIGHED for item in decided):
         return True
     approval = register.policy.approval
     if not any(fact.records for fact in known):
         return approval.get("not_found", "person") == "person"
     return approval.get(right, "person") == "person"
-
-
-def _unknown_basis(register: Register, decision: GroupDecision) -> bool:
-    """A purpose without a basis always goes to a person, never to a default (R41)."""
-    return register.purposes[decision.purpose].legal_basis.normalised is LegalBasis.UNKNOWN
 
 
 def ending(decisions: Iterable[GroupDecision], *, withheld: int, states: Mapping[str, TaskState]) -> Outcome:
