@@ -10,7 +10,7 @@ from sqlalchemy.engine.url import make_url
 class Installation(BaseSettings):
     """Environment variables `HABEAS_…`; frozen. Secrets come from files, never from defaults."""
 
-    model_config = SettingsConfigDict(env_prefix="HABEAS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="HABEAS_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     database_url: str = Field(
         description="One database for all: sqlite+aiosqlite:///path (one process) or postgresql+psycopg://user@host/name."

@@ -1,11 +1,13 @@
 """Which PostgreSQL role may do what? One a service: it owns nothing, uses its own tables, and reads no other's (design §6).
 
-Superusers and whoever owns a table without FORCE pass by row-level security; these roles do not. An administrator makes
-them (docs/install.md); `habeas migrate` grants.
+Superusers pass by row-level security; these roles do not. `habeas migrate --roles FOLDER` makes them, and every
+`habeas migrate` grants them what they need.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from psycopg import sql
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine.url import make_url
 
@@ -19,9 +21,37 @@ WORKERS = ("intake", "locator", "exporter")
 USE = "SELECT, INSERT, UPDATE, DELETE"
 
 
+class NoPassword(RuntimeError):
+    """A role needs a password: one file a service, named as the service."""
+
+
 def role(service: str) -> str:
     """Return the name of a service's role."""
     return f"habeas_{service}"
+
+
+def make(url: str, folder: Path) -> None:
+    """Make the four roles, or give them new passwords, from the files `folder`/<service>. Raises `NoPassword`.
+
+    Run it as a superuser, or as a role that may create roles.
+    """
+    passwords = {service: _password(folder / service) for service in SERVICES}
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        cursor = connection.connection.cursor()
+        for service, password in passwords.items():
+            name = sql.Identifier(role(service))
+            if not _exists(connection, role(service)):
+                cursor.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
+            cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, sql.Literal(password)))
+    engine.dispose()
+
+
+def _password(file: Path) -> str:
+    password = file.read_text().strip() if file.is_file() else ""
+    if not password:
+        raise NoPassword(f"{file} is missing or empty: each service's role needs a password there")
+    return password
 
 
 def grant(url: str) -> tuple[str, ...]:

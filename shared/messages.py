@@ -111,6 +111,15 @@ class PackagePlan(Message):
     proofs: tuple[str, ...]
 
 
+NO_IDENTIFIER = "no-identifier"
+"""Code of a system that holds nothing as far as anybody can know: nothing proven led to it, so nobody looked there."""
+
+
+def was_searched(state: TaskState, code: str | None) -> bool:
+    """Whether an answer may say that a system was searched."""
+    return state in {TaskState.FOUND, TaskState.NOTHING} and code != NO_IDENTIFIER
+
+
 class Searched(Message):
     """What became of one system, for the answer. Never silent (issue: a failing system is named)."""
 

@@ -29,7 +29,16 @@ def keys(folder: Folder) -> None:
     typer.echo(f"Made {folder}. Set HABEAS_KEYS={folder.resolve()} and back it up apart from the database.")
 
 
-def migrate() -> None:
+def migrate(
+    role_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--roles",
+            metavar="FOLDER",
+            help="PostgreSQL: also make each service's role, with the passwords in FOLDER/gateway, …/intake, ….",
+        ),
+    ] = None,
+) -> None:
     """Bring the database's tables to this version; on PostgreSQL also grant each service's role what it needs."""
     from habeas import roles
     from habeas.owners import OWNERS
@@ -38,6 +47,11 @@ def migrate() -> None:
     url = _installation().url
     migrating.migrate(url, OWNERS)
     prepare(url)
+    if role_folder is not None:
+        try:
+            roles.make(url, role_folder)
+        except roles.NoPassword as error:
+            raise _refused(str(error)) from None
     granted = roles.grant(url)
     typer.echo("The tables are at this version." + (f" Granted: {', '.join(granted)}." if granted else ""))
 

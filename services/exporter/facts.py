@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from services.exporter import words
 from services.exporter.contents import BundlePlan, Group, Tally, not_portable, outside_portability, recipients
-from shared.messages import Searched
+from shared.messages import Searched, was_searched
 from shared.register import Entity, FieldRule, Purpose, Recipient
 from shared.vocabulary import PORTABLE_BASES, Language, LegalBasis, Outcome, TaskState
 
@@ -277,7 +277,7 @@ def label_of(rule: FieldRule | None, name: str, language: Language) -> str:
 def _places(plan: BundlePlan, language: Language) -> tuple[list[Place], list[Place]]:
     searched, unsearched = [], []
     for found in plan.release.searched:
-        if found.state in {TaskState.FOUND, TaskState.NOTHING}:
+        if was_searched(found.state, found.code):
             searched.append(_place(plan, found, language, None))
         else:
             unsearched.append(_place(plan, found, language, words.not_searched_why(found.code, language)))
@@ -285,7 +285,8 @@ def _places(plan: BundlePlan, language: Language) -> tuple[list[Place], list[Pla
 
 
 def _place(plan: BundlePlan, found: Searched, language: Language, why: str | None) -> Place:
-    return Place(plan.register.systems[found.system].label.in_(language), words.searched(found.state, language), why)
+    told = words.searched(found.state, found.code, language)
+    return Place(plan.register.systems[found.system].label.in_(language), told, why)
 
 
 def _term(plan: BundlePlan, term: str, language: Language) -> str:

@@ -8,6 +8,7 @@ from datetime import date
 from babel import Locale
 from babel.dates import format_date
 
+from shared.messages import was_searched
 from shared.register import Text
 from shared.vocabulary import Language, LegalBasis, TaskState
 
@@ -205,9 +206,9 @@ def reason(code: str | None, language: Language) -> tuple[str, str]:
     return why.in_(language), provision.in_(language) if provision else code or ""
 
 
-def searched(state: TaskState, language: Language) -> str:
+def searched(state: TaskState, code: str | None, language: Language) -> str:
     """Return what became of a system in a few words."""
-    return SEARCHED.get(state, NOT_SEARCHED).in_(language)
+    return (SEARCHED[state] if was_searched(state, code) else NOT_SEARCHED).in_(language)
 
 
 def not_searched_why(code: str | None, language: Language) -> str:

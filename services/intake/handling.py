@@ -62,7 +62,7 @@ class Refuse(Input):
 
 
 class Close(Input):
-    """How a right ended that a person carried out."""
+    """How a right ended that a person carried out; `words` tell the person what was done, or why not."""
 
     outcome: Literal["granted", "partly_granted", "refused"]
     words: Prose | None = None
@@ -209,7 +209,9 @@ async def close(desk: Desk, session: WriteSession, case: Case, body: Close, acto
         raise Invalid(errors=({"pointer": "/words", "detail": "a refusal needs its facts and its provision (12(4))"},))
     state = {"granted": CaseState.FULFILLED, "partly_granted": CaseState.PARTLY_FULFILLED, "refused": CaseState.REFUSED}
     case = await _end(desk, session, case, "close", actor, state[body.outcome], Outcome(body.outcome), {})
-    if body.words and body.provision:
+    if body.outcome == "granted":
+        await _letter(desk, session, case, "done", {"words": body.words})
+    else:
         facts = {"refused": body.words, "words": body.words, "provision": body.provision}
         await _letter(desk, session, case, "refusal", facts)
     return case

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Frozen. Secrets have no defaults: without a mail server no letters go out, so outside the demo one is needed."""
 
-    model_config = SettingsConfigDict(env_prefix="HABEAS_INTAKE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="HABEAS_INTAKE_", frozen=True, extra="forbid", env_ignore_empty=True)
 
     registers: Path = Field(description="Folder of registers, one YAML file an organisation.")
     public_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+$")] = Field(

@@ -7,7 +7,7 @@ the answer to a wrong guess is the same for a reference that does not exist.
 
 import asyncio
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import func, insert, update
@@ -87,6 +87,8 @@ async def issue(desk: Desk, case: Case) -> str | None:
     hashed = await asyncio.to_thread(hash_code, pepper(desk, case.organisation_id, code))
     now = desk.now()
     async with desk.database.write(case.organisation_id) as session:
+        if await _spent(session, case, now):  # again, in the transaction that counts: two at once must not both pass
+            return None
         # A new code replaces the ones before it: only the newest letter counts.
         await session.exec(
             update(Code).where(col(Code.case_id) == case.id, col(Code.used_at).is_(None)).values(tries=TRIES)
@@ -102,11 +104,15 @@ async def issue(desk: Desk, case: Case) -> str | None:
 
 async def _throttled(desk: Desk, case: Case) -> bool:
     """Whether the address had its codes for this hour; asked before any slow hash is made."""
-    hour = select(func.count()).where(
-        Code.contact_index == case.contact_index, col(Code.sent_at) > desk.now() - timedelta(hours=1)
-    )
     async with desk.database.read(case.organisation_id) as session:
-        return (await session.exec(hour)).one() >= CODES_PER_HOUR
+        return await _spent(session, case, desk.now())
+
+
+async def _spent(session: ReadSession, case: Case, now: datetime) -> bool:
+    hour = select(func.count()).where(
+        Code.contact_index == case.contact_index, col(Code.sent_at) > now - timedelta(hours=1)
+    )
+    return (await session.exec(hour)).one() >= CODES_PER_HOUR
 
 
 async def resend(desk: Desk, organisation: str, reference: str) -> None:
@@ -123,30 +129,32 @@ async def resend(desk: Desk, organisation: str, reference: str) -> None:
 async def verify(desk: Desk, organisation: str, reference: str, code: str) -> Proven:
     """Check a one-time code. The first time it also starts the search and makes the collection code.
 
-    Raises `WrongCode`, in the same time for an unknown reference.
+    A doubt that a person recorded is ended by a person: there the code shows the status and proves nothing. And where
+    a handler proved who asks, the mailbox gets no collection code: a handler tells it. Raises `WrongCode`, in the same
+    time for an unknown reference.
     """
     case, row = await _take_try(desk, organisation, reference)
     hashed = row.hash if row else _DECOY
     fits = await asyncio.to_thread(check_code, pepper(desk, organisation, code), hashed)
     if not fits or row is None or case is None:
         raise WrongCode
-    collection = new_collection_code() if case.collection_hash is None else None
-    collection_hash = (
-        await asyncio.to_thread(hash_code, pepper(desk, organisation, collection))
-        if collection
-        else case.collection_hash
-    )
+    collection = new_collection_code() if _proves(case) else None
+    collection_hash = await asyncio.to_thread(hash_code, pepper(desk, organisation, collection)) if collection else None
     now = desk.now()
     async with desk.database.write(organisation) as session:
         used = update(Code).where(col(Code.id) == row.id, col(Code.used_at).is_(None)).values(used_at=now)
         if (await session.exec(used)).rowcount != 1:
             raise WrongCode
         case = await get_case(session, case.id)
-        if CaseState(case.state) in OPEN_STATES and case.identity != "proven":
-            await _prove(desk, session, case, collection_hash)
-        elif collection:
-            await session.exec(update(Case).where(col(Case.id) == case.id).values(collection_hash=collection_hash))
+        if collection_hash is None or not _proves(case):
+            return Proven(case.id, None)
+        await _prove(desk, session, case, collection_hash)
     return Proven(case.id, collection)
+
+
+def _proves(case: Case) -> bool:
+    """Whether a code to the address settles who asks."""
+    return CaseState(case.state) in OPEN_STATES and case.identity == "unproven"
 
 
 async def _take_try(desk: Desk, organisation: str, reference: str) -> tuple[Case | None, Code | None]:
@@ -171,7 +179,7 @@ async def _take_try(desk: Desk, organisation: str, reference: str) -> tuple[Case
         return case, row if taken.rowcount == 1 else None
 
 
-async def _prove(desk: Desk, session: WriteSession, case: Case, collection_hash: str | None) -> None:
+async def _prove(desk: Desk, session: WriteSession, case: Case, collection_hash: str) -> None:
     email = desk.person(case)["email"]
     case = await change(
         session, case, "verify", to=CaseState.IN_PROGRESS, actor=f"subject:{case.id}", at=desk.now(), identity="proven",

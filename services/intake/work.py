@@ -38,6 +38,12 @@ class NotWaiting(Conflict):
     code = "nothing-to-approve"
 
 
+class AssuranceTooLow(Conflict):
+    """Something that was found demands a stronger proof of identity: record a documented check, then approve."""
+
+    code = "assurance-too-low"
+
+
 class TasksOpen(Conflict):
     """A system is still being searched; complete or give up its task first."""
 
@@ -149,6 +155,7 @@ async def _located(desk: Desk, session: WriteSession, order: Order, case: Case) 
     decided = await _decide(session, case, order, register, receipts)
     states, known = _by_system(receipts), facts(receipts)
     person = rights.needs_person(Right(case.right), register, decided, known, states)
+    person = person or await _level(session, case) < rights.demanded(register, known)
     case = await change(
         session, case, "decide", actor="automatic", at=now, awaits_task=False, awaits_approval=person,
         data={"groups": len(decided), "records": sum(fact.records for fact in known),
@@ -213,9 +220,19 @@ async def approve(desk: Desk, session: WriteSession, case: Case, *, actor: str) 
     order = await _order(session, case)
     if not case.awaits_approval or order is None or order.state != "located":
         raise NotWaiting
+    register = (await desk.registers.cited(case.organisation_id, case.register_version)).register
+    receipts = (await session.exec(select(Receipt).where(Receipt.order_id == order.id))).all()
+    if await _level(session, case) < rights.demanded(register, facts(receipts)):
+        raise AssuranceTooLow
     case = await change(session, case, "approve", actor=actor, at=desk.now(), awaits_approval=False)
     await _release(desk, session, order, actor=actor)
     return case
+
+
+async def _level(session: WriteSession, case: Case) -> int:
+    """Return the strongest assurance that the case's person has given."""
+    strongest = select(func.max(Identifier.assurance)).where(Identifier.case_id == case.id)
+    return (await session.exec(strongest)).one() or 0
 
 
 async def _order(session: WriteSession | ReadSession, case: Case) -> Order | None:

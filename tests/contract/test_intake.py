@@ -367,6 +367,27 @@ async def test_who_confirmed_the_identity_cannot_approve_alone(house: House) -> 
     }
 
 
+async def test_a_category_that_demands_more_than_a_mailbox_waits_for_a_documented_check(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    register = REGISTER.read_text(encoding="utf-8").replace(
+        "  contact:\n    label", "  contact:\n    assurance: documented\n    label", 1
+    )
+    register = re.sub(r"(?m)^  contact: ?\{", "  contact: {assurance: documented, ", register, count=1)
+    assert "assurance: documented" in register
+    async with intake_house(sqlite_url, tmp_path, register) as house:
+        told = await proven(house)
+        await located(house, told["case_id"])
+        async with handler(house) as anna:
+            refused = await anna.post(f"/cases/{told['case_id']}/approve")
+            assert refused.json()["type"] == "urn:habeas:problem:assurance-too-low"
+            body = {"method": "document_seen", "identifiers": [{"type": "email", "value": PERSON["email"]}]}
+            assert (await anna.post(f"/cases/{told['case_id']}/confirm-identity", json=body)).status_code == 200
+        await located(house, told["case_id"])
+        async with handler(house, "bent") as bent:
+            assert (await bent.post(f"/cases/{told['case_id']}/approve")).status_code == 200
+
+
 async def test_an_unproven_case_is_never_searched(sqlite_house: House) -> None:
     told = await opened(sqlite_house)
     case = await sqlite_house.case(told["reference"])

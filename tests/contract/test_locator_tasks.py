@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,13 +353,13 @@ async def test_a_system_that_keeps_failing_becomes_a_persons_task_and_is_never_n
         assert (told.state, told.code, told.order_state) == (TaskState.NEEDS_PERSON, "timeout", "open")
         await house.until(lambda: len(house.intake.last()) == 3)
         assert keys(house) == EVERYTHING
-        assert not house.intake.located
+        assert house.intake.located is False
         async with house.handler as client:
             answer = await client.post(
                 f"/tasks/{task.id}/complete", json={"outcome": "not_searched", "note_code": "system-broken"}
             )
         assert answer.status_code == 200, answer.text
-        assert house.intake.located
+        await house.located()
         last = house.intake.receipts[task.id, 4]
         assert (last.state, last.code, last.order_state, last.tasks) == (
             TaskState.NOT_SEARCHED,
@@ -436,7 +437,7 @@ async def test_a_commit_whose_answer_was_lost_is_made_again_and_counts_once(
     sqlite_url: str, secrets: dict[str, str]
 ) -> None:
     async with locator_house(sqlite_url, secrets=secrets) as house:
-        lost = []
+        lost: list[int] = []
 
         async def lose(_task: str, number: int) -> None:
             if not lost:
@@ -550,7 +551,7 @@ async def test_a_task_that_kills_its_workers_is_given_up_and_handed_to_a_person(
     async with locator_house(sqlite_url, open_web=web(ask), lease_seconds=60, most_attempts=3) as house:
         await house.put(house.order(register({"api": api()})))
         for attempt in (1, 2, 3):
-            await house.until(lambda number=attempt: len(begun) == number)
+            await house.until(partial(lambda number: len(begun) == number, attempt))
             async with house.database.write(ORG) as session:
                 await session.exec(update(Task).values(lease_until=col(Task.at)))
         task = await house.task("api", TaskState.NEEDS_PERSON)

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -272,3 +273,27 @@ def test_granting_again_takes_back_what_was_too_much(service_roles: dict[str, st
 def test_where_there_are_no_such_roles_nothing_is_granted(database_url: str) -> None:
     migrate(database_url, OWNERS)
     assert roles.grant(database_url) == ()
+
+
+def test_roles_are_made_from_password_files_and_can_sign_in(
+    postgres_server: str, postgres_url: str, tmp_path: Path
+) -> None:
+    for service in SERVICES:
+        (tmp_path / service).write_text(f"it's {service}\n")
+    migrate(postgres_url, OWNERS)
+    try:
+        roles.make(postgres_url, tmp_path)
+        roles.make(postgres_url, tmp_path)
+        assert len(roles.grant(postgres_url)) == len(SERVICES)
+        stored = run(
+            postgres_url,
+            "SELECT rolname, rolcanlogin, rolsuper FROM pg_roles WHERE rolname LIKE 'habeas@_%' ESCAPE '@'",
+        )
+        assert sorted(stored) == sorted((roles.role(service), True, False) for service in SERVICES)
+        (tmp_path / "locator").unlink()
+        with pytest.raises(roles.NoPassword, match="locator"):
+            roles.make(postgres_url, tmp_path)
+    finally:
+        for service in SERVICES:
+            run(postgres_url, f"DROP OWNED BY {roles.role(service)}")
+            run(postgres_url, f"DROP ROLE {roles.role(service)}")

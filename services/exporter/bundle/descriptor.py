@@ -17,6 +17,7 @@ from services.exporter.contents import (
     outside_portability,
     recipients,
 )
+from shared.messages import was_searched
 from shared.register import Entity, Purpose, Recipient, Text
 from shared.vocabulary import ARTICLE, DPV_RIGHT, PORTABLE, LegalBasis, TaskState
 
@@ -206,8 +207,8 @@ def searched_table(plan: BundlePlan) -> Table:
     language = plan.package.language
     rows = []
     for found in plan.release.searched:
-        searched = found.state in {TaskState.FOUND, TaskState.NOTHING}
-        why = words.searched(found.state, language)
+        searched = was_searched(found.state, found.code)
+        why = words.searched(found.state, found.code, language)
         if not searched:
             why = f"{why}. {words.not_searched_why(found.code, language)}"
         label = _in(plan.register.systems[found.system].label, plan)

@@ -37,6 +37,7 @@ class LetterKind(StrEnum):
     NOTHING_HELD = "nothing_held"
     EXTENSION = "extension"
     REFUSAL = "refusal"
+    DONE = "done"
     COLLECTED = "collected"
     WITHDRAWN = "withdrawn"
 
@@ -61,7 +62,7 @@ class LetterFacts:
     """Whether the person must still confirm the address with a code that comes in a letter of its own."""
     asks: Literal["identity", "clarification"] | None = None
     words: str | None = None
-    """The handler's own words: the question, the reasons of an extension, the facts behind a refusal."""
+    """The handler's own words: the question, the reasons of an extension, the facts behind a refusal, what was done."""
     paused: bool = False
     """Whether the clock stands still until the question is answered."""
     new_due: date | None = None
@@ -110,6 +111,7 @@ REQUIRED: dict[LetterKind, tuple[str, ...]] = {
     LetterKind.NOTHING_HELD: (),
     LetterKind.EXTENSION: ("new_due", "words"),
     LetterKind.REFUSAL: ("refused", "words", "provision"),
+    LetterKind.DONE: (),
     LetterKind.COLLECTED: ("collected_at",),
     LetterKind.WITHDRAWN: (),
 }

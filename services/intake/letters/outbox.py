@@ -146,7 +146,7 @@ async def _facts(desk: Desk, letter: Letter, case: Case) -> LetterFacts | None:
         told |= await _search(desk, register, case)
     elif letter.kind == "collected":
         told["collected_at"] = letter.at.astimezone(zone)
-    if letter.kind not in {"acknowledgement", "code"}:
+    if case.identity == "proven" and letter.kind not in {"acknowledgement", "code"}:
         told["name"] = desk.person(case)["name"]
     if letter.kind == "extension":
         told |= {key: date.fromisoformat(told[key]) for key in ("due", "new_due")}
@@ -172,12 +172,16 @@ def _link(desk: Desk, letter: Letter, case: Case) -> str:
     return f"{desk.settings.public_url}/{case.organisation_id}/requests/{case.reference}{page}?lang={case.language}"
 
 
+def _looked(receipt: Receipt) -> bool:
+    return was_searched(TaskState(receipt.state), receipt.facts["code"])
+
+
 async def _search(desk: Desk, register: Register, case: Case) -> dict[str, Any]:
     """What was and was not searched, in the letter's language: a negative answer names its own limits."""
     language = Language(case.language)
     async with desk.database.read(case.organisation_id) as session:
         receipts = (await session.exec(select(Receipt).where(Receipt.order_id == case.order_id))).all()
-    missing = {receipt.system for receipt in receipts if receipt.state == TaskState.NOT_SEARCHED}
+    missing = {receipt.system for receipt in receipts if not _looked(receipt)}
     kinds = {kind for receipt in receipts for kind in receipt.facts["identifier_types"]}
     label = {name: system.label.in_(language) for name, system in register.systems.items()}
     systems = {receipt.system for receipt in receipts}

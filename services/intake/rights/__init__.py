@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.register import Entity, Purpose, Register
-from shared.vocabulary import ARTICLE, PORTABLE, PORTABLE_BASES, LegalBasis, Outcome, Right, TaskState
+from shared.vocabulary import ARTICLE, PORTABLE, PORTABLE_BASES, Assurance, LegalBasis, Outcome, Right, TaskState
 
 NEGATIVE = frozenset(Outcome) - {Outcome.GRANTED}
 """Whatever gives a person less than they asked for, in law or in fact."""
@@ -76,6 +76,17 @@ def _portability(purpose: Purpose, entity: Entity) -> tuple[Outcome, str, str | 
     return (
         (Outcome.GRANTED, "20", None) if all(provided) else (Outcome.PARTLY_GRANTED, "20(1)", "habeas:A20-not-provided")
     )
+
+
+def demanded(register: Register, facts: Iterable[Facts]) -> Assurance:
+    """Return the assurance that the most sensitive category among what was found demands (design §1.8)."""
+    levels = [
+        register.categories[field.category].level
+        for fact in facts
+        if fact.records
+        for field in register.systems[fact.system].entities[fact.entity].fields.values()
+    ]
+    return max(levels, default=Assurance.CONTROLLED)
 
 
 def needs_person(
