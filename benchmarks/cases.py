@@ -39,7 +39,11 @@ def fill(path: Path, people: int) -> str:
         )
         file.executemany(
             "INSERT INTO events (customer_id, at, kind, text) VALUES (?, ?, ?, ?)",
-            ((n, "2026-03-05", "call", "Ringede om måleraflæsning " * 4) for n in range(people) for _row in range(ROWS)),
+            (
+                (n, "2026-03-05", "call", "Ringede om måleraflæsning " * 4)
+                for n in range(people)
+                for _row in range(ROWS)
+            ),
         )
     return f"sqlite+aiosqlite:///{path}"
 
@@ -89,7 +93,9 @@ class Queue:
     def __init__(self, built: House, began: float, cpu: float) -> None:
         sealed = built.moments("package.sealed")
         self.rate = 60 * len(sealed) / (max(sealed.values()) - began)
-        self.note = f"{len(sealed)} cases; {1000 * cpu / len(sealed):.0f} ms of processor a case, database server not counted"
+        self.note = (
+            f"{len(sealed)} cases; {1000 * cpu / len(sealed):.0f} ms of processor a case, database server not counted"
+        )
 
 
 def _queue(url: str | None, processes: Sequence[Sequence[str]], count: int) -> Queue:

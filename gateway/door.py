@@ -89,6 +89,7 @@ class Door:
                 "sign-in": settings.sign_in_per_minute,
                 "wrong": settings.sign_in_per_minute,
                 "system": settings.system_per_minute,
+                "proven": settings.read_per_minute,
             },
             clock,
         )
@@ -155,6 +156,8 @@ class Door:
             self._gate.take(route.rule, client)
         elif caller.is_system:
             self._gate.take("system", caller.subject)
+        elif caller.case is not None:  # anybody can prove a mailbox of their own
+            self._gate.take("proven", caller.subject)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 

@@ -32,15 +32,19 @@ class Settings(BaseSettings):
     prove_per_minute: int = Field(default=30, ge=1)
     """Codes that one client may ask for or try in a minute; intake limits tries per case and per address besides."""
     read_per_minute: int = Field(default=240, ge=1)
-    """Other calls in a minute by a client that is not signed in."""
+    """Other calls in a minute by a client that is not signed in, and all calls by one person with a proven request."""
     sign_in_per_minute: int = Field(default=30, ge=1)
     """Sign-ins that one client may try in a minute, right or wrong."""
     system_per_minute: int = Field(default=1200, ge=1)
     """Calls in a minute with one API key."""
     session_idle_minutes: int = Field(default=30, ge=1, le=24 * 60)
+    """After how many idle minutes a handler is signed out."""
     session_hours: int = Field(default=12, ge=1, le=24)
+    """After how many hours a handler signs in again, idle or not."""
     subject_minutes: int = Field(default=30, ge=1, le=120)
+    """How long a person's code opens their request."""
     collect_minutes: int = Field(default=15, ge=1, le=120)
+    """How long the collection code opens their answer."""
     sweep_seconds: float = Field(default=600, gt=0)
     """How often expired sessions, lockouts and idempotency keys are deleted."""
     ready_seconds: float = Field(default=2, gt=0)

@@ -26,6 +26,7 @@ TRANSACTIONS = {
     "shared/database.py": "the one place where the product commits",
     "shared/migrating.py": "migrations run before anything is served",
     "shared/engine.py": "the engine's own tables",
+    "habeas/roles.py": "roles are made and granted before anything is served",
     "services/locator/connectors/": "other people's databases",
 }
 CLOCK = "shared/clock.py"

@@ -1,5 +1,7 @@
 """The command line. `habeas --help` is the menu."""
 
+import os
+
 import typer
 
 from habeas.commands import running, upkeep
@@ -14,6 +16,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 audit = typer.Typer(help="The ledger: what happened, in one chain.", no_args_is_help=True)
+
+
+@app.callback()
+def _private() -> None:
+    # Whatever is written (databases, keys, vault, logs) is for this account alone.
+    os.umask(0o077)
+
 
 app.command(rich_help_panel="Run")(running.demo)
 app.command(rich_help_panel="Run")(running.up)

@@ -9,18 +9,20 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import JSON, ColumnClause, DateTime, MetaData, column, event, text
-from sqlalchemy.engine import Dialect
+from sqlalchemy import JSON, ColumnClause, DateTime, Delete, MetaData, Update, column, event, text
+from sqlalchemy.engine import Dialect, Result
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import ORMExecuteState, registry, with_loader_criteria
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.base import ExecutableOption
 from sqlalchemy.types import TypeDecorator
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, Session, SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from shared import sqlite
@@ -80,8 +82,14 @@ def own_registry() -> registry:
     return registry(metadata=MetaData(naming_convention=NAMING))
 
 
+class _Scoped(Session):
+    """Where the listeners below belong: made once, because a listener on each session costs more than a query."""
+
+
 class ReadSession(AsyncSession):
     """One read-only snapshot."""
+
+    sync_session_class = _Scoped
 
 
 class ForeignRow(RuntimeError):
@@ -90,6 +98,8 @@ class ForeignRow(RuntimeError):
 
 class WriteSession(AsyncSession):
     """One write transaction: committed when the block ends, rolled back when it raises."""
+
+    sync_session_class = _Scoped
 
     async def put(self, table: type[SQLModel], *rows: Mapping[str, Any]) -> None:
         """Insert rows that have the same columns; at least one. Raises `ForeignRow`.
@@ -148,26 +158,38 @@ class Database:
     @asynccontextmanager
     async def _session(self, kind: type[S], engine: AsyncEngine, organisation: str | None) -> AsyncIterator[S]:
         async with kind(engine, expire_on_commit=False, autoflush=False) as session:
-            if organisation is not None:
-                session.sync_session.info["organisation"] = organisation
-                event.listen(session.sync_session, "do_orm_execute", _scope)
+            session.sync_session.info["organisation"] = organisation
             async with session.begin():
                 if self.dialect == "postgresql":
                     await _postgres_scope(session, organisation, read_only=kind is ReadSession)
                 yield session
 
 
-def _scope(state: ORMExecuteState) -> None:
+@event.listens_for(_Scoped, "do_orm_execute")
+def _scope(state: ORMExecuteState) -> Result[Any] | None:
     """Add the session's organisation to every query on a scoped table, also inside joins and subqueries."""
-    if state.is_column_load or state.is_relationship_load or state.is_insert:
-        return
     organisation = state.session.info["organisation"]
-    state.statement = state.statement.options(
-        with_loader_criteria(
-            Row,
-            lambda cls: getattr(cls, "organisation_id", UNMAPPED) == organisation,
-            include_aliases=True,
-        )
+    if isinstance(state.statement, (Update, Delete)):
+        return _straight(state, state.statement, organisation)
+    if organisation is not None and not (state.is_column_load or state.is_relationship_load or state.is_insert):
+        state.statement = state.statement.options(_only(organisation))
+    return None
+
+
+def _straight(state: ORMExecuteState, statement: Update | Delete, organisation: str | None) -> Result[Any]:
+    """Run an UPDATE or DELETE as it is: what was loaded before stays as it was, and is not searched for changes."""
+    if organisation is not None:
+        statement = statement.where(statement.table.c.organisation_id == organisation)
+    return state.session.connection().execute(statement, state.parameters)
+
+
+@lru_cache(maxsize=1024)
+def _only(organisation: str) -> ExecutableOption:
+    """Return the criterion on rows, made once an organisation: SQLAlchemy takes long to analyse it."""
+    return with_loader_criteria(
+        Row,
+        lambda cls: getattr(cls, "organisation_id", UNMAPPED) == organisation,
+        include_aliases=True,
     )
 
 

@@ -79,24 +79,23 @@ async def keep(
     *,
     lease: timedelta,
     clock: Clock = utc_now,
-    load: Callable[[WriteSession], Awaitable[Any]] | None = None,
-    **values: Any,
-) -> AsyncIterator[Any]:
-    """Renew the lease while the block runs; `values` are written, and `load` runs, in the transaction that begins it.
+    renewed: bool = False,
+) -> AsyncIterator[None]:
+    """Renew the lease while the block runs, at once unless the caller just `renewed` it.
 
-    Yields what `load` returned, if there is one. Raises LeaseLost before or in the block once the attempt does not count.
+    Raises LeaseLost before or in the block once the attempt does not count.
     """
-    async with database.write(attempt.organisation_id) as session:
-        if not await renew(session, table, attempt, clock() + lease, **values):
-            raise LeaseLost
-        loaded = await load(session) if load is not None else None
+    if not renewed:
+        async with database.write(attempt.organisation_id) as session:
+            if not await renew(session, table, attempt, clock() + lease):
+                raise LeaseLost
     done = asyncio.Event()
     limit = asyncio.timeout(None)
     try:
         async with limit:
             keeper = asyncio.create_task(_keep_on(database, table, attempt, lease, clock, done, limit))
             try:
-                yield loaded
+                yield
             finally:
                 done.set()
                 await asyncio.wait({keeper})

@@ -162,6 +162,12 @@ class LegalBasis(StrEnum):
 PORTABLE_BASES = frozenset({LegalBasis.CONSENT, LegalBasis.CONTRACT, LegalBasis.EXPLICIT_CONSENT})
 """Art. 20(1)(a)."""
 
+CONSENTS = frozenset({LegalBasis.CONSENT, LegalBasis.EXPLICIT_CONSENT})
+"""What can be withdrawn (Art. 7(3))."""
+
+OBJECTABLE_BASES = frozenset({LegalBasis.PUBLIC_TASK, LegalBasis.LEGITIMATE_INTEREST})
+"""Art. 21(1)."""
+
 REASONS = frozenset(
     {
         "habeas:A15-4-third-party",

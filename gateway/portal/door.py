@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from shared.register import IdentifierType, Organisation
-from shared.vocabulary import OPEN_STATES, CaseState, Language, Right
+from shared.vocabulary import EXECUTED, OPEN_STATES, CaseState, Language, Outcome, Right
 
 
 class Fact(BaseModel):
@@ -74,6 +74,7 @@ class Status(Received):
 
     right: Right | None = None
     state: CaseState | None = None
+    outcome: Outcome | None = None
     headline: str | None = None
     paragraphs: tuple[str, ...] = ()
     outstanding: tuple[str, ...] = ()
@@ -90,6 +91,12 @@ class Status(Received):
     def is_open(self) -> bool:
         """Whether the organisation still works on it."""
         return self.state in OPEN_STATES
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether the person may offer more to be found by: while it is worked on, and after nothing was found."""
+        answered = self.state in {CaseState.FULFILLED, CaseState.PARTLY_FULFILLED} and self.right in EXECUTED
+        return self.is_open or (answered and (self.outcome is Outcome.NOT_FOUND or not self.is_collectable))
 
     @property
     def is_collectable(self) -> bool:

@@ -58,7 +58,7 @@ RIGHTS: dict[Right, RightWords] = {
     ),
     Right.MARKETING_OBJECTION: RightWords(
         mark("Say no to marketing"),
-        mark("We stop using your data for marketing at once. You do not have to give a reason."),
+        mark("Say no to our use of your data for marketing. It takes effect at once, and you need give no reason."),
         mark("objection to marketing, Article 21(2)"),
         mark("You do not have to write anything here."),
     ),

@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 
 from services.exporter import words
 from services.exporter.contents import BundlePlan, Group, Tally, not_portable, outside_portability, recipients
-from shared.messages import Searched, was_searched
+from shared.messages import Decision, Searched, was_searched
 from shared.register import Entity, FieldRule, Purpose, Recipient
-from shared.vocabulary import PORTABLE_BASES, Language, LegalBasis, Outcome, TaskState
+from shared.vocabulary import CONSENTS, OBJECTABLE_BASES, PORTABLE_BASES, Language, LegalBasis, Outcome
 
-EXPLICIT = frozenset({LegalBasis.CONSENT, LegalBasis.EXPLICIT_CONSENT})
-OBJECTABLE = frozenset({LegalBasis.PUBLIC_TASK, LegalBasis.LEGITIMATE_INTEREST})
-"""Art. 21(1)."""
 FULL = frozenset({Outcome.GRANTED, Outcome.NOT_FOUND, Outcome.NOT_APPLICABLE})
 """Outcomes that leave nothing to explain beyond what was found."""
+SOMEBODY_ELSES = frozenset({Outcome.REFERRED, Outcome.FORWARDED})
+"""Outcomes of what we only process for another controller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the letter tells. `confirmation` chooses the first sentence: yes, withheld, doubt, no or unsearched."""
+    """What the letter tells. `confirmation` chooses the first sentence: yes, withheld, doubt, referred, no, unsearched."""
 
     confirmation: str
     held: list[Held]
@@ -98,12 +97,12 @@ class Facts:
     @property
     def consent(self) -> bool:
         """Whether there is a consent to withdraw (7(3))."""
-        return bool(self.bases & EXPLICIT)
+        return bool(self.bases & CONSENTS)
 
     @property
     def objectable(self) -> bool:
         """Whether Art. 21(1) applies to anything here."""
-        return bool(self.bases & OBJECTABLE)
+        return bool(self.bases & OBJECTABLE_BASES)
 
     @property
     def statutory(self) -> bool:
@@ -146,11 +145,19 @@ def _held_groups(plan: BundlePlan, tally: Tally) -> list[tuple[str, str, Entity]
 def _confirmation(plan: BundlePlan, tally: Tally, groups: Sequence[object], searched: Sequence[object]) -> str:
     if tally.records:
         return "yes"
-    if groups or (plan.portability and outside_portability(plan)):
+    if groups or (_certain(plan) and plan.portability and outside_portability(plan)):
         return "withheld"
     if plan.held_back:
         return "doubt"
+    if any(decision.outcome in SOMEBODY_ELSES and decision.records for decision in plan.release.decisions):
+        return "referred"
     return "no" if searched else "unsearched"
+
+
+def _certain(plan: BundlePlan) -> bool:
+    """Whether more was found than what cannot be tied to the person."""
+    found = {(decision.system, decision.entity): decision.records for decision in plan.release.decisions}
+    return not plan.held_back or sum(found.values()) > plan.held_back
 
 
 def _held(plan: BundlePlan, group: tuple[str, str, Entity], language: Language, tally: Tally) -> Held:
@@ -197,14 +204,18 @@ def _why(plan: BundlePlan, purpose: Purpose, groups: Sequence[tuple[str, str, En
         recipients=[_receiver(plan, who, language) for who in receivers.values()],
         retention=purpose.retention.label.in_(language),
         retention_law=purpose.retention.law,
-        sources=list(dict.fromkeys(_source(group, language) for _, _, group in groups)),
+        sources=list(dict.fromkeys(source for _, _, group in groups for source in _sources(group, language))),
         automated_decision=decision.in_(language) if decision else None,
     )
 
 
-def _source(group: Entity, language: Language) -> str:
-    source = group.source
-    return (source.label or words.SOURCES[source.kind]).in_(language)
+def _sources(group: Entity, language: Language) -> list[str]:
+    """The group's source, and those of its fields that come from elsewhere: a note by staff is not the person's own."""
+    told = [(group.source.label or words.SOURCES[group.source.kind]).in_(language)]
+    kinds = {words.FROM[rule.provided or group.provided] for rule in group.fields.values()}
+    if group.source.kind in {"person", "observed"}:
+        told += [words.SOURCES[kind].in_(language) for kind in sorted(kinds - {"person", group.source.kind})]
+    return told
 
 
 def _receiver(plan: BundlePlan, who: Recipient, language: Language) -> Receiver:
@@ -263,7 +274,7 @@ def _by_rule(plan: BundlePlan, language: Language) -> list[Omission]:
 def _omission(
     plan: BundlePlan, group: Group, names: Iterable[str], reason: str, records: int | None, language: Language
 ) -> Omission:
-    why, provision = words.reason(reason, language)
+    why, provision = words.reason(reason, language, portability=plan.portability)
     rules = plan.register.systems[group[0]].entities[group[1]].fields
     fields = [label_of(rules.get(name), name, language) for name in names]
     return Omission(_where(plan, *group, language), fields, records, why, provision)
@@ -303,6 +314,13 @@ def _decisions(plan: BundlePlan, language: Language) -> list[str]:
             continue
         if decision.reason.startswith("habeas:A20-"):
             continue  # told by rule, field by field
-        why, provision = words.reason(decision.reason, language)
-        told.append(f"{_where(plan, decision.system, decision.entity, language)}: {why} ({provision})")
+        told.append(_decision(plan, decision, language))
     return list(dict.fromkeys(told))
+
+
+def _decision(plan: BundlePlan, decision: Decision, language: Language) -> str:
+    purpose = plan.register.purposes[decision.purpose]
+    why, provision = words.reason(decision.reason, language, portability=plan.portability)
+    if decision.outcome in SOMEBODY_ELSES and purpose.controller:
+        why = words.for_another(purpose.label.in_(language), purpose.controller, language)
+    return f"{_where(plan, decision.system, decision.entity, language)}: {why} ({provision})"

@@ -106,6 +106,14 @@ async def marks_of(session: Session, package_id: str, records: Sequence[bytes] |
     return _by_record(found)
 
 
+async def has_confirmed(session: Session, package_id: str, actor: str) -> bool:
+    """Whether `actor` said of a doubtful record that it is the person's, and nobody else said so after them."""
+    own = select(Mark.record).where(
+        Mark.package_id == package_id, Mark.kind == MarkKind.CONFIRMED.value, Mark.actor == actor
+    )
+    return (await session.exec(own.limit(1))).first() is not None
+
+
 def _by_record(found: Iterable[Mark]) -> dict[bytes, RecordMarks]:
     rows: dict[str, list[Mark]] = {}
     for mark in found:

@@ -22,7 +22,7 @@ from services.exporter.answer import render_answer
 from services.exporter.binding import file_digest
 from services.exporter.bundle import write_bundle
 from services.exporter.contents import BundlePlan, FileEntry, RecordLine, Tally, Withheld, portable_fields
-from services.exporter.holdings import Holdings, hold, indexed, marks_of
+from services.exporter.holdings import Holdings, has_confirmed, hold, indexed, marks_of
 from services.exporter.keys import Signing
 from services.exporter.means import SERVICE, Means, PackageGone, Unlocked
 from services.exporter.packages import AlreadySealed, Sealing, find, fingerprint
@@ -54,6 +54,12 @@ class NeedsOpening(Conflict):
     """Some records hold free text or files that nobody has opened: open or withhold them first."""
 
     code = "needs-opening"
+
+
+class NobodyAlone(Conflict):
+    """Whoever confirmed that a doubtful record is the person's may not release it alone: another handler must."""
+
+    code = "second-person-needed"
 
 
 class Undecided(Conflict):
@@ -111,6 +117,8 @@ async def _claim(means: Means, organisation: str, package_id: str, body: Release
         done = _done(package, body, means.clock())
         if done:
             return done
+        if await has_confirmed(session, package_id, body.released_by):
+            raise NobodyAlone  # nobody releases alone what they alone identified (design §3.6)
         package.state, package.lease = PackageState.SEALING, new_id()
         package.lease_until = means.clock() + _lease(means)
         holdings = await hold(session, package)

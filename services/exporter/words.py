@@ -10,7 +10,7 @@ from babel.dates import format_date
 
 from shared.messages import was_searched
 from shared.register import Text
-from shared.vocabulary import Language, LegalBasis, TaskState
+from shared.vocabulary import Language, LegalBasis, Provided, TaskState
 
 
 def _t(da: str, en: str) -> Text:
@@ -87,14 +87,15 @@ REASONS: dict[str, tuple[Text, Text]] = {
     ),
     "habeas:processor-forward": (
         _t(
-            "Vi behandler dem kun på vegne af en anden og har sendt din anmodning videre dertil.",
-            "We only process them on behalf of somebody else and have passed your request on.",
+            "Dem behandler vi kun på vegne af en anden, som er dataansvarlig og skal svare dig om dem.",
+            "We process these only on behalf of somebody else, who is the controller and has to answer you about them.",
         ),
         _t("artikel 28, stk. 3, litra e", "Article 28(3)(e)"),
     ),
     "JustificationA12ManifestlyExcessive": (
         _t(
-            "Vi vurderer, at denne del af anmodningen er overdreven.", "We consider this part of the request excessive."
+            "Vi vurderer, at denne del af anmodningen er åbenbart overdreven.",
+            "We consider this part of the request manifestly excessive.",
         ),
         _t("artikel 12, stk. 5", "Article 12(5)"),
     ),
@@ -111,6 +112,14 @@ REASONS: dict[str, tuple[Text, Text]] = {
     ),
 }
 """Reason code → (why in plain words, the provision)."""
+
+PORTABILITY = {
+    "habeas:A15-4-third-party": _t("artikel 20, stk. 4", "Article 20(4)"),
+    "habeas:A15-4-trade-secret": _t("artikel 20, stk. 4", "Article 20(4)"),
+    "habeas:A15-4-ipr": _t("artikel 20, stk. 4", "Article 20(4)"),
+    "habeas:not-the-person": _t("artikel 20, stk. 1", "Article 20(1)"),
+}
+"""The provision where a reason of access stands in an answer on portability."""
 
 UNKNOWN_REASON = _t("Spørg os, hvis du vil have begrundelsen uddybet.", "Ask us if you want the reason explained.")
 
@@ -176,6 +185,14 @@ SOURCES: dict[str, Text] = {
     "public": _t("Offentligt tilgængelige kilder", "Public sources"),
 }
 
+FROM: dict[Provided, str] = {
+    Provided.PROVIDED: "person",
+    Provided.OBSERVED: "observed",
+    Provided.DERIVED: "controller",
+    Provided.THIRD_PARTY: "third_party",
+}
+"""Which source a field has that says itself how it came."""
+
 ROLES: dict[str, Text] = {
     "processor": _t("behandler oplysningerne for os (databehandler)", "processes the data for us (processor)"),
     "controller": _t("bruger dem til egne formål (dataansvarlig)", "uses them for its own purposes (controller)"),
@@ -200,9 +217,11 @@ SAFEGUARDS: dict[str, Text] = {
 }
 
 
-def reason(code: str | None, language: Language) -> tuple[str, str]:
+def reason(code: str | None, language: Language, *, portability: bool = False) -> tuple[str, str]:
     """Return why in plain words and the provision; a code without words gives an offer to explain, and the code."""
     why, provision = REASONS.get(code or "", (UNKNOWN_REASON, None))
+    if portability:
+        provision = PORTABILITY.get(code or "", provision)
     return why.in_(language), provision.in_(language) if provision else code or ""
 
 
@@ -214,6 +233,19 @@ def searched(state: TaskState, code: str | None, language: Language) -> str:
 def not_searched_why(code: str | None, language: Language) -> str:
     """Return why a system was not searched."""
     return NOT_SEARCHED_WHY.get(code or "", NOT_SEARCHED_OTHER).in_(language)
+
+
+def for_another(purpose: str, controller: str, language: Language) -> str:
+    """Say to whom to turn about what we only process as a processor. We have not passed the request on."""
+    if language is Language.DANISH:
+        return (
+            f"Til formålet »{purpose}« behandler vi dem kun på vegne af {controller}, som er dataansvarlig og skal "
+            "svare dig om det. Send din anmodning dertil."
+        )
+    return (
+        f"For the purpose “{purpose}” we process them only on behalf of {controller}, who is the controller and has to "
+        "answer you about it. Send your request there."
+    )
 
 
 def long_date(iso: str, language: Language) -> str:

@@ -2,11 +2,12 @@
 
 import hashlib
 import re
+import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy import update
 from sqlmodel import col, select
 
@@ -25,6 +26,8 @@ from shared.vocabulary import URGENT, Assurance, CaseState, Channel, Language, R
 
 SERVICE = "intake"
 MOST_IDENTIFIERS = 10
+"""In one call."""
+MOST_OF_A_CASE = 50
 
 
 class CaseNotFound(NotFound):
@@ -33,13 +36,27 @@ class CaseNotFound(NotFound):
     code = "case-not-found"
 
 
+class TooManyIdentifiers(Conflict):
+    """This request has as many identifiers as a request may have."""
+
+    code = "too-many-identifiers"
+
+
 class KeyReused(Invalid):
     """This Idempotency-Key was used with another body."""
 
     code = "idempotency-key-reused"
 
 
-Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+def _plain(text: str) -> str:
+    """Refuse control characters and those that turn the reading direction: they make a name read as another."""
+    if any(unicodedata.category(char) in {"Cc", "Cs"} or char in _TURNING for char in text):
+        raise RuleBroken("must not contain control characters")
+    return text
+
+
+_TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_plain)]
 Prose = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
 
 
@@ -252,10 +269,15 @@ async def add_identifiers(
     assurance: Assurance,
     proven_by: str | None,
 ) -> None:
-    """Insert identifiers `(type, value)` in normal form; one that the case has already only gains assurance."""
+    """Insert identifiers `(type, value)` in normal form; one that the case has already only gains assurance.
+
+    Raises `TooManyIdentifiers`.
+    """
     organisation = case.organisation_id
     known = select(Identifier.type, Identifier.value_index).where(Identifier.case_id == case.id)
     have = set((await session.exec(known)).all()) if case.version > 1 else set()
+    if len(have) + len(identifiers) > MOST_OF_A_CASE:
+        raise TooManyIdentifiers
     rows = []
     for kind, value in identifiers:
         index = desk.sealer.index(organisation, f"identifier:{kind}", value)

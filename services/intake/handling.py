@@ -17,6 +17,12 @@ from shared.register import Register
 from shared.vocabulary import EXECUTED, Assurance, CaseState, Outcome, Right
 
 
+class Urgent(Conflict):
+    """Marketing stops and a withdrawn consent ends at once: no proof is asked for, and nothing waits (21(3), 7(3))."""
+
+    code = "urgent"
+
+
 class Input(BaseModel):
     """Base of the verbs' bodies: an unknown field is an error."""
 
@@ -35,7 +41,13 @@ class Ask(Input):
 
     words: Prose
     pause: bool = True
-    """Whether the clock stops: a recorded doubt (12(6)) or a necessary clarification (recital 63)."""
+    """Whether the clock stops: a recorded doubt (12(6)), or for access a necessary clarification (recital 63)."""
+
+
+class AskIdentity(Ask):
+    """A question about who asks. Only reasonable doubt allows it: the handler says which, and the ledger keeps it."""
+
+    doubt: Literal["name_differs", "contact_unknown", "contact_changed", "shared_contact", "sensitive_data", "other"]
 
 
 class Resume(Input):
@@ -62,10 +74,15 @@ class Refuse(Input):
 
 
 class Close(Input):
-    """How a right ended that a person carried out; `words` tell the person what was done, or why not."""
+    """How a right ended that a person carried out; `words` tell the person what was done, or why not.
+
+    Less than `granted` needs `words` and `provision`; `refused` says what is refused and `done` what was done anyway.
+    """
 
     outcome: Literal["granted", "partly_granted", "refused"]
     words: Prose | None = None
+    refused: Prose | None = None
+    done: Prose | None = None
     provision: Annotated[str, Field(min_length=3, max_length=200)] | None = None
 
 
@@ -78,8 +95,10 @@ async def confirm_identity(desk: Desk, session: WriteSession, case: Case, body: 
     register = (await desk.registers.cited(case.organisation_id, case.register_version)).register
     identifiers = _normal(register, body.identifiers)
     values: dict[str, Any] = {}
+    if case.identity == "asked":
+        values = {"collection_hash": None}  # whoever was doubted may hold the code: the person is told a new one
     if case.identity == "asked" and case.due is None:
-        values = await move_clock(session, case, register, "resume", at=desk.now(), actor=actor, reason="identity")
+        values |= await move_clock(session, case, register, "resume", at=desk.now(), actor=actor, reason="identity")
     case = await change(
         session, case, "confirm-identity", to=CaseState.IN_PROGRESS, actor=actor, at=desk.now(), identity="proven",
         identity_by=actor, data={"method": body.method, "identifiers": sorted({kind for kind, _ in identifiers})},
@@ -104,7 +123,15 @@ def _normal(register: Register, given: tuple[GivenIdentifier, ...]) -> list[tupl
 async def offer_identifiers(
     desk: Desk, session: WriteSession, case: Case, given: tuple[GivenIdentifier, ...], actor: str
 ) -> Case:
-    """The person offers more to be found by (Art. 11(2)). Claimed only: a handler proves them, or a code does."""
+    """The person offers more to be found by (Art. 11(2)). Claimed only: a handler proves them, or a code does.
+
+    After an answer that found nothing, or whose package is gone, the case is worked on again. Raises `WrongState`.
+    """
+    if _may_reopen(case):
+        case = await change(
+            session, case, "reopen", actor=actor, at=desk.now(), outcome=None, closed_at=None, package=None,
+            package_expires=None, package_collected_at=None,
+        )  # fmt: skip
     register = (await desk.registers.cited(case.organisation_id, case.register_version)).register
     case = await change(
         session, case, "offer-identifiers", actor=actor, at=desk.now(), data={"identifiers": len(given)}
@@ -113,13 +140,23 @@ async def offer_identifiers(
     return case
 
 
-async def ask_identity(desk: Desk, session: WriteSession, case: Case, body: Ask, actor: str) -> Case:
+def _may_reopen(case: Case) -> bool:
+    """An answer that waits to be collected stays as it is: a new request brings the rest."""
+    answered = CaseState(case.state) in {CaseState.FULFILLED, CaseState.PARTLY_FULFILLED}
+    waits = case.package == "sealed" and case.outcome != Outcome.NOT_FOUND
+    return answered and Right(case.right) in EXECUTED and not waits
+
+
+async def ask_identity(desk: Desk, session: WriteSession, case: Case, body: AskIdentity, actor: str) -> Case:
     """A person records reasonable doubt about who asks; only that pauses the clock (12(6))."""
+    _not_urgent(case)
     return await _ask(desk, session, case, body, actor, "identity", {"identity": "asked"})
 
 
 async def ask_clarification(desk: Desk, session: WriteSession, case: Case, body: Ask, actor: str) -> Case:
-    """Ask the person to specify a request over a large quantity of data (recital 63)."""
+    """Ask the person to specify. Only access to a large quantity of data may wait for the answer (recital 63)."""
+    if body.pause and Right(case.right) is not Right.ACCESS:
+        raise Invalid(errors=({"pointer": "/pause", "detail": "only access may wait for a clarification"},))
     return await _ask(desk, session, case, body, actor, "clarification", {"awaits_clarification": True})
 
 
@@ -135,7 +172,7 @@ async def _ask(
         f"ask-{about}",
         actor=actor,
         at=now,
-        data={"paused": values.get("due", case.due) is None},
+        data={"paused": values.get("due", case.due) is None, "doubt": getattr(body, "doubt", None)},
         **values,
     )
     await _letter(desk, session, case, "question", {"asks": about, "words": body.words})
@@ -167,6 +204,7 @@ async def resume(desk: Desk, session: WriteSession, case: Case, body: Resume, ac
 
 async def extend(desk: Desk, session: WriteSession, case: Case, body: Extend, actor: str) -> Case:
     """Extend by two months; the notice with the reasons goes out in the same transaction."""
+    _not_urgent(case)
     register, now = (await desk.registers.cited(case.organisation_id, case.register_version)).register, desk.now()
     before, values = (
         case.due,
@@ -212,8 +250,8 @@ async def close(desk: Desk, session: WriteSession, case: Case, body: Close, acto
     if body.outcome == "granted":
         await _letter(desk, session, case, "done", {"words": body.words})
     else:
-        facts = {"refused": body.words, "words": body.words, "provision": body.provision}
-        await _letter(desk, session, case, "refusal", facts)
+        facts = {"refused": body.refused, "words": body.words, "provision": body.provision, "done_anyway": body.done}
+        await _letter(desk, session, case, "refusal", facts | {"partly": body.outcome == "partly_granted"})
     return case
 
 
@@ -225,8 +263,10 @@ async def withdraw(desk: Desk, session: WriteSession, case: Case, _body: Nothing
 
 
 async def lapse(desk: Desk, session: WriteSession, case: Case, _body: Nothing, actor: str) -> Case:
-    """Close a request whose requester never proved who they are (11(2), 12(2)); by a person, revivable by a new one."""
-    return await _end(desk, session, case, "lapse", actor, CaseState.LAPSED, None, {})
+    """Close a request whose requester never proved who they are (12(2), 12(6)); by a person, with the letter of 12(4)."""
+    case = await _end(desk, session, case, "lapse", actor, CaseState.LAPSED, None, {})
+    await queue_letters(session, case, ["lapsed"], desk.now())
+    return case
 
 
 async def _end(
@@ -239,6 +279,11 @@ async def _end(
     )
 
 
+def _not_urgent(case: Case) -> None:
+    if case.urgent:
+        raise Urgent
+
+
 async def _letter(desk: Desk, session: WriteSession, case: Case, kind: str, facts: dict[str, Any]) -> None:
     sealed = desk.seal(case.organisation_id, "letter", case.id, facts)
     await queue_letters(session, case, [kind], desk.now(), sealed)
@@ -248,7 +293,7 @@ Verb = Callable[[Desk, WriteSession, Case, Any, str], Awaitable[Case]]
 
 VERBS: dict[str, tuple[type[Input], Verb]] = {
     "confirm-identity": (ConfirmIdentity, confirm_identity),
-    "ask-identity": (Ask, ask_identity),
+    "ask-identity": (AskIdentity, ask_identity),
     "ask-clarification": (Ask, ask_clarification),
     "resume": (Resume, resume),
     "extend": (Extend, extend),

@@ -164,7 +164,7 @@ async def for_handler(desk: Desk, organisation_id: str, case_id: str, *, actor: 
     return case, body | {"person": person, "verbs": sorted(set(allowed) - _NOT_FOR_HANDLERS)}
 
 
-_NOT_FOR_HANDLERS = {"verify", "locate", "decide", "release", "return", "collect", "offer-identifiers"}
+_NOT_FOR_HANDLERS = {"verify", "locate", "decide", "release", "return", "collect", "offer-identifiers", "reopen"}
 
 
 async def _parts(desk: Desk, session: ReadSession, case: Case) -> dict[str, Any]:

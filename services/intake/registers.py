@@ -68,9 +68,9 @@ class Registers:
             raise UnknownOrganisation from None
 
     async def cited(self, organisation: str, version: str) -> Version:
-        """Return the version that a case was opened under. Raises `NotFound`."""
+        """Return the version that a case was opened under; `current` is the one in force. Raises `NotFound`."""
         current = self.current(organisation)
-        if current.version == version:
+        if version in {"current", current.version}:
             return current
         found = self._old.get((organisation, version))
         if found is None:

@@ -273,9 +273,12 @@ def _parse(model: type[handling.Input], body: dict[str, Any]) -> handling.Input:
 
 @router.get("/registers/{version}")
 async def register_version(request: Request, caller: CallerDep, version: str) -> Response:
+    """Return the version that a case cites, or the one that new cases cite now (`current`)."""
     caller.require_service("locator", "exporter")
-    cited = await desk_of(request).registers.cited(caller.organisation, version)
-    return Response(cited.content, media_type="application/json")
+    registers = desk_of(request).registers
+    in_force = version == "current"
+    found = registers.current(caller.organisation) if in_force else await registers.cited(caller.organisation, version)
+    return Response(found.content, media_type="application/json")
 
 
 @router.put("/orders/{order_id}/receipts/{task_id}/{attempt}", status_code=204)

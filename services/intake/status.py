@@ -32,7 +32,8 @@ HEADLINES = {
         "done": "Din anmodning er afsluttet",
         "refused": "Vi har afslået din anmodning",
         "withdrawn": "Du har trukket din anmodning tilbage",
-        "lapsed": "Din anmodning er lukket uden svar",
+        "lapsed": "Vi har lukket din anmodning",
+        "question": "Vi har et spørgsmål til dig",
     },
     "en": {
         "verify": "Confirm that it is you",
@@ -45,39 +46,46 @@ HEADLINES = {
         "done": "Your request is closed",
         "refused": "We have refused your request",
         "withdrawn": "You have withdrawn your request",
-        "lapsed": "Your request was closed without an answer",
+        "lapsed": "We have closed your request",
+        "question": "We have a question for you",
     },
 }
 
 PARAGRAPHS = {
     "da": {
-        "verify": "Vi har sendt en kode på otte cifre til din e-mailadresse. Skriv den her på siden, så begynder vi at søge.",
+        "verify": "Vi har sendt en kode på otte cifre til din e-mailadresse. Skriv den her på siden, så går vi i gang.",
         "due": "Du får svar senest {due}.",
         "promise": "Vi har lovet at svare allerede senest {promise}.",
-        "paused": "Fristen står stille, indtil du har svaret. Du finder vores spørgsmål i den e-mail, vi har sendt dig.",
+        "paused": "Svarfristen står stille, indtil du har svaret. Vores spørgsmål står i den besked, vi har sendt dig. Svar på den.",
+        "question": "Vores spørgsmål står i den besked, vi har sendt dig. Svar på den, så kan vi bedre hjælpe dig.",
+        "at_once": "Det gælder med det samme. Vi skriver til dig, når det er gjort.",
         "nothing_to_do": "Du skal ikke gøre mere nu.",
         "ready": "Du kan læse og hente det til og med {expires}. Du skal bruge den afhentningskode, du fik vist her på siden.",
-        "nothing": "Vi har søgt på det, du har oplyst. Du kan oplyse mere, hvis du tror, vi kender dig under noget andet.",
+        "nothing": "Det gælder kun de steder, hvor vi har søgt, og det, vi har søgt med. Begge dele står i svaret. Du kan oplyse mere, hvis du tror, vi kender dig under noget andet.",
         "nothing_answer": "Du kan læse og hente svaret til og med {expires}.",
         "partly": "Noget er udeladt eller kunne ikke søges. I svaret står hvad og hvorfor.",
         "collected": "Svaret kan kun hentes én gang. Skriv til {contact}, hvis noget gik galt.",
         "destroyed": "Det blev slettet, da fristen for at hente det var gået. Du kan når som helst sende en ny anmodning.",
-        "letter": "Du har fået et brev om afgørelsen. Du kan klage til {authority}.",
+        "letter": "Vi har skrevet til dig om, hvad vi har gjort eller besluttet. Er du uenig, kan du klage til {authority} eller gå til domstolene.",
+        "lapsed": "Det blev ikke bekræftet, hvem der har sendt den. Derfor har vi ikke søgt efter oplysninger. Er du uenig, kan du klage til {authority} eller gå til domstolene.",
         "again": "Du kan når som helst sende en ny anmodning.",
     },
     "en": {
-        "verify": "We have sent an eight-digit code to your e-mail address. Enter it on this page and we begin to search.",
+        "verify": "We have sent an eight-digit code to your e-mail address. Enter it on this page and we begin.",
         "due": "You will have an answer by {due}.",
         "promise": "We have promised to answer by {promise} already.",
-        "paused": "The time limit stands still until you have answered. Our question is in the e-mail that we sent you.",
+        "paused": "The time limit stands still until you have answered. Our question is in the message that we sent you. Reply to it.",
+        "question": "Our question is in the message that we sent you. Reply to it, and we can help you better.",
+        "at_once": "It takes effect at once. We write to you when it has been done.",
         "nothing_to_do": "There is nothing more for you to do now.",
         "ready": "You can read and collect it until {expires}. You need the collection code that was shown on this page.",
-        "nothing": "We searched for what you told us. You can tell us more if we may know you under something else.",
+        "nothing": "That covers only the places where we searched and what we searched by. The answer names both. You can tell us more if we may know you under something else.",
         "nothing_answer": "You can read and collect the answer until {expires}.",
         "partly": "Something is left out or could not be searched. The answer says what and why.",
         "collected": "The answer can be collected only once. Write to {contact} if something went wrong.",
         "destroyed": "It was deleted when the time to collect it was over. You can send a new request at any time.",
-        "letter": "You have been sent a letter about the decision. You can complain to {authority}.",
+        "letter": "We have written to you about what we did or decided. If you disagree, you can complain to {authority} or go to court.",
+        "lapsed": "It was not confirmed who sent it. Therefore we have not searched for any data. If you disagree, you can complain to {authority} or go to court.",
         "again": "You can send a new request at any time.",
     },
 }  # fmt: skip
@@ -99,7 +107,7 @@ def _parts(case: Case) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     closed = {
         CaseState.REFUSED: ("refused", ("letter",), ()),
         CaseState.WITHDRAWN: ("withdrawn", ("again",), ()),
-        CaseState.LAPSED: ("lapsed", ("again",), ()),
+        CaseState.LAPSED: ("lapsed", ("lapsed", "again"), ()),
         CaseState.FULFILLED: ("done", ("letter",), ()),
         CaseState.PARTLY_FULFILLED: ("done", ("letter",), ()),
     }
@@ -109,7 +117,15 @@ def _parts(case: Case) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
         return "asked", ("paused",), ("identity" if case.identity == "asked" else "clarification",)
     if case.identity == "unproven" and case.contact_index is not None:
         return "verify", ("verify", "due"), ("identity",)
+    return _working(case)
+
+
+def _working(case: Case) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     promise = ("promise",) if case.promise_due else ()
+    if case.identity == "asked" or case.awaits_clarification:
+        return "question", ("question", "due", *promise), ("identity" if case.identity == "asked" else "clarification",)
+    if case.urgent:
+        return "working", ("at_once", "due", *promise, "nothing_to_do"), ()
     return "working", ("due", *promise, "nothing_to_do"), ()
 
 

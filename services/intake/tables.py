@@ -21,6 +21,7 @@ class Case(Base, table=True):
     __table_args__ = (
         UniqueConstraint("organisation_id", "reference"),
         Index("ix_intake_case_due", "organisation_id", "state", "plan_date", "id"),
+        Index("ix_intake_case_contact", "organisation_id", "contact_index", "recorded_at"),
     )
 
     id: str = Field(primary_key=True, max_length=36)
@@ -134,7 +135,7 @@ class Letter(Base, table=True):
     state: str = Field(default="queued", max_length=10)
     """queued, sent, failed, bounced, throttled, printed (no e-mail address: a handler sends it by post)."""
     facts: bytes | None = None
-    """Sealed JSON of what the letter tells beyond the case itself; gone once sent."""
+    """Sealed JSON of what the letter tells beyond the case itself; kept, so that what was told can be shown (5(2))."""
     tries: int = 0
     next_at: datetime = Field(sa_type=Utc)
     at: datetime = Field(sa_type=Utc)

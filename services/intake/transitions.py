@@ -52,7 +52,8 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     "refuse": Transition(OPEN, _to(CaseState.REFUSED)),
     "withdraw": Transition(OPEN, _to(CaseState.WITHDRAWN)),
     "lapse": Transition(_to(RECEIVED), _to(CaseState.LAPSED)),
-    # after the end: the package lives on
+    # after the end: the package lives on; and who offers more to be found by, is looked for again (11(2), 12(2))
+    "reopen": Transition(_to(CaseState.FULFILLED, CaseState.PARTLY_FULFILLED), _to(IN_PROGRESS)),
     "collect": Transition(_to(CaseState.FULFILLED, CaseState.PARTLY_FULFILLED)),
     "collection-code": Transition(_to(IN_PROGRESS, CaseState.FULFILLED, CaseState.PARTLY_FULFILLED)),
 }

@@ -108,7 +108,7 @@ async def _throttled(desk: Desk, case: Case) -> bool:
         return await _spent(session, case, desk.now())
 
 
-async def _spent(session: ReadSession, case: Case, now: datetime) -> bool:
+async def _spent(session: ReadSession | WriteSession, case: Case, now: datetime) -> bool:
     hour = select(func.count()).where(
         Code.contact_index == case.contact_index, col(Code.sent_at) > now - timedelta(hours=1)
     )

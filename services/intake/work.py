@@ -1,5 +1,6 @@
 """How does a proven request become an answer? Plan, locate, decide, approve, release (design §3)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -113,15 +114,22 @@ async def _keep(
 
 
 async def _on_file(session: WriteSession, case: Case, receipt: messages.Receipt) -> None:
-    """A controlled identifier that a system holds where the person cannot edit it alone is on file (design §1.8)."""
-    if receipt.on_file:
+    """A controlled identifier that a system holds where the person cannot edit it alone is on file (design §1.8).
+
+    A receipt names types. Where two of a type were searched, it does not say which of them the system holds.
+    """
+    searched = select(Identifier.id, Identifier.type, Identifier.assurance).where(
+        Identifier.case_id == case.id,
+        col(Identifier.type).in_(receipt.on_file),
+        col(Identifier.assurance) >= int(Assurance.CONTROLLED),
+    )
+    rows = (await session.exec(searched)).all() if receipt.on_file else ()
+    of_type = Counter(kind for _id, kind, _level in rows)
+    meant = [id_ for id_, kind, level in rows if level == Assurance.CONTROLLED and of_type[kind] == 1]
+    if meant:
         await session.exec(
             update(Identifier)
-            .where(
-                col(Identifier.case_id) == case.id,
-                col(Identifier.type).in_(receipt.on_file),
-                col(Identifier.assurance) == int(Assurance.CONTROLLED),
-            )
+            .where(col(Identifier.id).in_(meant))
             .values(assurance=int(Assurance.ON_FILE), proven_by=f"system:{receipt.system}")
         )
 
@@ -156,6 +164,8 @@ async def _located(desk: Desk, session: WriteSession, order: Order, case: Case) 
     states, known = _by_system(receipts), facts(receipts)
     person = rights.needs_person(Right(case.right), register, decided, known, states)
     person = person or await _level(session, case) < rights.demanded(register, known)
+    # A doubt that came up meanwhile, or a handler's word alone, is never released by itself.
+    person = person or not proven_enough(case) or bool(await _identified_by(session, case))
     case = await change(
         session, case, "decide", actor="automatic", at=now, awaits_task=False, awaits_approval=person,
         data={"groups": len(decided), "records": sum(fact.records for fact in known),
@@ -213,7 +223,7 @@ async def approve(desk: Desk, session: WriteSession, case: Case, *, actor: str) 
         raise NotWaiting("a person carries this right out: close the case with its outcome")
     if not proven_enough(case):
         raise NotProven
-    if case.identity_by == actor:
+    if actor in await _identified_by(session, case):
         raise NobodyAlone
     if case.awaits_task:
         raise TasksOpen
@@ -235,6 +245,15 @@ async def _level(session: WriteSession, case: Case) -> int:
     return (await session.exec(strongest)).one() or 0
 
 
+async def _identified_by(session: WriteSession, case: Case) -> set[str]:
+    """The handlers by whose word the person is known: of each identifier, whoever proved the identity last."""
+    proven = select(Identifier.proven_by).where(
+        Identifier.case_id == case.id, col(Identifier.proven_by).startswith("handler:")
+    )
+    found = {actor for actor in (await session.exec(proven)).all() if actor}
+    return found | ({case.identity_by} if (case.identity_by or "").startswith("handler:") else set())  # type: ignore[arg-type]
+
+
 async def _order(session: WriteSession | ReadSession, case: Case) -> Order | None:
     if case.order_id is None:
         return None
@@ -243,7 +262,7 @@ async def _order(session: WriteSession | ReadSession, case: Case) -> Order | Non
 
 async def _not_releasing(session: WriteSession, case: Case) -> None:
     order = await _order(session, case)
-    if order is not None and order.state in {"releasing", "sealed"}:
+    if order is not None and order.state == "releasing":  # a sealed one ended the case; reopened, it is searched anew
         raise Conflict("the answer is already approved", code="already-approved")
 
 
@@ -263,6 +282,9 @@ async def release(desk: Desk, organisation: str, order_id: str, attempt: int) ->
     """Engine handler: have the exporter seal the package, then end the case and announce the answer."""
     order, case = await orders.read(desk, organisation, order_id)
     if order.state != "releasing" or order.attempt != attempt:
+        return
+    if not proven_enough(case):  # somebody recorded a doubt after the approval
+        await _hand_back(desk, order, NotProven.code)
         return
     register = (await desk.registers.cited(organisation, case.register_version)).register
     async with desk.database.read(organisation) as session:
@@ -312,6 +334,10 @@ async def _not_released(desk: Desk, order: Order, problem: Problem) -> None:
     if isinstance(problem, Unavailable) or problem.problem_code == "sealing":
         await orders.put_off(desk, order)
         raise problem
+    await _hand_back(desk, order, problem.problem_code)
+
+
+async def _hand_back(desk: Desk, order: Order, code: str) -> None:
     async with desk.database.write(order.organisation_id) as session:
         moved = await session.exec(
             update(Order)
@@ -322,7 +348,7 @@ async def _not_released(desk: Desk, order: Order, problem: Problem) -> None:
             case = (await session.exec(select(Case).where(Case.id == order.case_id))).one()
             await change(
                 session, case, "return", actor="service:exporter", at=desk.now(), awaits_approval=True,
-                data={"code": problem.problem_code},
+                data={"code": code},
             )  # fmt: skip
 
 
@@ -350,7 +376,9 @@ async def _released(desk: Desk, order: Order, case: Case, receipts: Sequence[Rec
             data={"records": sealed.records, "withheld": sealed.withheld, "unbound": sealed.unbound,
                   "bytes": sealed.bytes, "sha256": sealed.sha256, "outcome": outcome.value},
         )  # fmt: skip
-        await queue_letters(session, case, ["nothing_held" if not sealed.records else "ready"], desk.now())
+        # What was found but is left out was found all the same: only where nothing was, a letter may say so.
+        nothing = not groups and not sealed.records
+        await queue_letters(session, case, ["nothing_held" if nothing else "ready"], desk.now())
 
 
 async def collected(desk: Desk, organisation: str, order_id: str) -> None:

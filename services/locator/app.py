@@ -14,7 +14,6 @@ from services.locator.registers import Registers
 from services.locator.routes import router
 from services.locator.secrets import Secrets
 from services.locator.settings import Settings
-from services.locator.together import Together
 from shared.clock import Clock, utc_now
 from shared.database import Database
 from shared.engine import Engine, QueueRule
@@ -52,8 +51,8 @@ def create_app(
 
     app = create_service("locator", verifier=verifier, routers=[router], lifespan=lifespan)
     app.state.desk = desk
-    app.state.perform = partial(tasks.perform, desk, Together(partial(tasks.finish, desk)))
-    engine.on(LOCATE, app.state.perform, queue=QUEUE.name)
+    app.state.worker = tasks.Worker(desk)
+    engine.on(LOCATE, app.state.worker.perform, queue=QUEUE.name)
     engine.every(settings.sweep_seconds, "locator-tasks", partial(tasks.sweep, desk))
     engine.every(settings.sweep_seconds, "locator-receipts", partial(receipts.sweep, desk))
     return app

@@ -24,6 +24,7 @@ Bound = tuple[str, str]
 _LETTERS = str.maketrans({"æ": "ae", "ø": "oe", "å": "aa", "ö": "oe", "ä": "ae", "ü": "ue", "ß": "ss"})
 _DOUBLED = ("ae", "a"), ("oe", "o"), ("aa", "a"), ("ue", "u")
 NAMES_KEPT = 10_000
+MORE_WORDS = 2
 
 
 def folded_name(text: str) -> frozenset[str]:
@@ -36,9 +37,12 @@ def folded_name(text: str) -> frozenset[str]:
 
 
 def names_fit(given: frozenset[str], held: frozenset[str]) -> bool:
-    """Whether two folded names can be one person's: the same words, or one leaves out middle names."""
+    """Whether two folded names can be one person's: the same words, or one leaves out middle names.
+
+    A requester who writes down a whole list of names would fit everybody: theirs may have `MORE_WORDS` more at most.
+    """
     fewer, more = sorted((given, held), key=len)
-    return given == held or (len(fewer) >= 2 and fewer < more)
+    return given == held or (len(fewer) >= 2 and fewer < more and len(given) <= len(held) + MORE_WORDS)
 
 
 @dataclass

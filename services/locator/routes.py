@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict
 
-from services.locator import orders, people, systems
+from services.locator import answers, orders, people, systems, uploads
 from services.locator.desk import Desk
-from services.locator.people import Answer, File, Filter, Reader
+from services.locator.people import Filter, Reader
 from shared.messages import Accepted, Order
 from shared.service import Caller, CallerDep
 from shared.vocabulary import Role, TaskState
@@ -75,8 +75,8 @@ async def read_task(request: Request, caller: CallerDep, task_id: Id) -> dict[st
 
 
 @router.post("/tasks/{task_id}/complete")
-async def complete(request: Request, caller: CallerDep, task_id: Id, body: Answer) -> dict[str, Any]:
-    return await people.complete(_desk(request), _reader(caller), task_id, body)
+async def complete(request: Request, caller: CallerDep, task_id: Id, body: answers.Answer) -> dict[str, Any]:
+    return await answers.complete(_desk(request), _reader(caller), task_id, body)
 
 
 @router.put("/tasks/{task_id}/uploads/{number}")
@@ -84,13 +84,13 @@ async def upload(
     request: Request, caller: CallerDep, task_id: Id, number: Annotated[int, Path(ge=1, le=100_000)]
 ) -> dict[str, Any]:
     """Attach a file: its bytes are the body, its name and type the headers `habeas-file-name` and `habeas-file-type`."""
-    file = File(
+    file = uploads.File(
         number,
         request.headers.get("habeas-file-name", ""),
         request.headers.get("habeas-file-type", "application/octet-stream"),
         request.stream(),
     )
-    return await people.upload(_desk(request), _reader(caller), task_id, file)
+    return await uploads.upload(_desk(request), _reader(caller), task_id, file)
 
 
 # --- administrators ------------------------------------------------------------------------------------------------

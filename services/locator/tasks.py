@@ -82,29 +82,33 @@ class Haul:
         return tuple(sorted({identifier.type for identifier in self.searched}))
 
 
-Endings = Together["Ending", Sequence[Receipt]]
+class Worker:
+    """Carries out attempts. Those that begin or end at the same moment share their transactions."""
 
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._begin: Together[leases.Attempt, Start] = Together(partial(begin, desk))
+        self._finish: Together[Ending, Sequence[Receipt]] = Together(partial(finish, desk))
 
-async def perform(desk: Desk, endings: Endings, organisation: str, task_id: str, number: int) -> None:
-    """Engine handler: carry out one attempt. Whatever happens, the row says what is next.
+    async def perform(self, organisation: str, task_id: str, number: int) -> None:
+        """Engine handler: carry out one attempt. Whatever happens, the row says what is next."""
+        attempt = leases.Attempt(organisation, task_id, number)
+        try:
+            told = await self._attempt(attempt)
+        except leases.LeaseLost:
+            log.info("task.lease_lost", task=task_id, attempt=number)
+            return
+        except Exception as error:  # noqa: BLE001 - the edge of a task: told by type, and put off or handed to a person
+            told = await _failed(self._desk, attempt, error)
+        await receipts.deliver(self._desk, told)
 
-    `endings` does `finish`, for several attempts of one order at a time.
-    """
-    attempt = leases.Attempt(organisation, task_id, number)
-    try:
-        async with leases.keep(
-            desk.database, Task, attempt, lease=desk.settings.lease, clock=desk.clock,
-            load=partial(_load, desk, attempt), state=TaskState.RUNNING.value,
-        ) as start:  # fmt: skip
+    async def _attempt(self, attempt: leases.Attempt) -> Sequence[Receipt]:
+        desk, lease = self._desk, self._desk.settings.lease
+        start = await self._begin.do(attempt.organisation_id, attempt)
+        async with leases.keep(desk.database, Task, attempt, lease=lease, clock=desk.clock, renewed=True):
             job = await _prepare(desk, start)
             haul, sender = await _search(desk, job)
-        told = await endings.do(job.order.id, Ending(attempt, job, haul, sender))
-    except leases.LeaseLost:
-        log.info("task.lease_lost", task=task_id, attempt=number)
-        return
-    except Exception as error:  # noqa: BLE001 - the edge of a task: told by type, and put off or handed to a person
-        told = await _failed(desk, attempt, error)
-    await receipts.deliver(desk, told)
+        return await self._finish.do(job.order.id, Ending(attempt, job, haul, sender))
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,20 @@ class Start:
     """Identifiers that tasks which ended well searched in this system."""
 
 
-async def _load(desk: Desk, attempt: leases.Attempt, session: WriteSession) -> Start:
-    query = select(Task, Order).where(Task.id == attempt.id, Order.id == Task.order_id)
-    task, order = (await session.exec(query)).one()
-    if order.state != "open":
-        raise leases.LeaseLost
-    person = await subject.unseal(desk, session, order)
-    return Start(task, order, person, await _done_before(session, task) if task.round > 1 else frozenset())
+async def begin(desk: Desk, organisation: str, attempts: Sequence[leases.Attempt]) -> list[Start | Exception]:
+    """Begin attempts of one organisation in one transaction: `LeaseLost` for those that do not count (any more)."""
+    until, running = desk.now() + desk.settings.lease, TaskState.RUNNING.value
+    async with desk.database.write(organisation) as session:
+        alive = {one.id for one in attempts if await leases.renew(session, Task, one, until, state=running)}
+        query = select(Task, Order).where(col(Task.id).in_(alive), Order.id == Task.order_id, Order.state == "open")
+        found = (await session.exec(query)).all()
+        orders_ = {order.id: order for _task, order in found}
+        persons = {id_: await subject.unseal(desk, session, order) for id_, order in orders_.items()}
+        starts: dict[str, Start | Exception] = {}
+        for task, order in found:
+            done = await _done_before(session, task) if task.round > 1 else frozenset()
+            starts[task.id] = Start(task, order, persons[order.id], done)
+    return [starts.get(one.id, leases.LeaseLost()) for one in attempts]
 
 
 async def _done_before(session: WriteSession, task: Task) -> frozenset[str]:

@@ -140,7 +140,9 @@ async def test_what_may_not_leave_does_not(house: House) -> None:
     await house.mark(package, ids["withheld"], "withhold", reason=REASON)
     await house.mark(package, ids["field"], "withhold", field="score", reason=REASON)
     await house.mark(package, ids["confirmed"], "confirm")
-    sealed = (await house.release(package)).json
+    alone = await house.release(package, released_by="handler:h1")
+    assert (alone.status, alone.json["type"]) == (409, "urn:habeas:problem:second-person-needed")
+    sealed = (await house.release(package, released_by="handler:h2")).json
     assert (sealed["records"], sealed["withheld"], sealed["unbound"], sealed["doubtful"]) == (3, 2, 2, 1)
     found = await archive(house, package)
     assert [row["key"] for row in rows(found, "crm/customer.ndjson")] == ["kept", "field", "confirmed"]

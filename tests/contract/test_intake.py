@@ -495,6 +495,97 @@ async def test_a_refusal_is_a_persons_and_its_letter_shows_the_way_to_complain(h
     assert "Datatilsynet" in house.mail.letters[-1][1].text
 
 
+async def test_a_letter_that_is_printed_can_be_read_by_who_posts_it_and_leads_to_no_page(house: House) -> None:
+    body = PERSON | {"right": "erasure", "channel": "phone", "email": None}
+    no = {"article": "17(3)(b)", "reason": "habeas:DK-BFL-12", "refused": "Fakturaer", "words": "Loven kræver dem.",
+          "provision": "databeskyttelsesforordningens artikel 17, stk. 3, litra b"}  # fmt: skip
+    async with handler(house) as anna:
+        case = (await anna.post("/cases", json=body)).json()["id"]
+        await anna.post(f"/cases/{case}/refuse", json=no)
+        await outbox.drain(house.desk)
+        letters = (await anna.get(f"/cases/{case}")).json()["letters"]
+        refusal = next(one["id"] for one in letters if one["kind"] == "refusal")
+        printed = (await anna.get(f"/cases/{case}/letters/{refusal}")).json()
+    assert printed["state"] == "printed"
+    assert "Loven kræver dem." in printed["text"]
+    assert "http://" not in printed["text"].partition("Hvis du er uenig")[0]
+
+
+async def test_a_doubt_is_recorded_with_its_kind_and_clarity_delays_only_access(house: House) -> None:
+    access = await house.case((await opened(house))["reference"])
+    erasure = await house.case((await opened(house, right="erasure"))["reference"])
+    async with handler(house) as anna:
+        bare = await anna.post(f"/cases/{access.id}/ask-identity", json={"words": "Hvem er du?"})
+        asked = await anna.post(
+            f"/cases/{access.id}/ask-identity", json={"words": "Hvem er du?", "doubt": "name_differs"}
+        )
+        waiting = await anna.post(f"/cases/{erasure.id}/ask-clarification", json={"words": "Hvad?"})
+        running = await anna.post(f"/cases/{erasure.id}/ask-clarification", json={"words": "Hvad?", "pause": False})
+    assert (bare.status_code, asked.json()["paused"]) == (422, True)
+    assert (waiting.json()["errors"][0]["pointer"], running.json()["paused"]) == ("/pause", False)
+    async with house.desk.database.read(ORG) as session:
+        entries = (await session.exec(select(ledger.Entry).where(ledger.Entry.kind == "case.ask-identity"))).all()
+    assert [entry.data["doubt"] for entry in entries] == ["name_differs"]
+
+
+@pytest.mark.parametrize("right", ["marketing_objection", "consent_withdrawal"])
+async def test_what_takes_effect_at_once_is_neither_questioned_nor_put_off(sqlite_house: House, right: str) -> None:
+    case = await sqlite_house.case((await opened(sqlite_house, right=right))["reference"])
+    async with handler(sqlite_house) as anna:
+        for verb, body in (
+            ("ask-identity", {"words": "Hvem?", "doubt": "other"}),
+            ("extend", {"ground": "complexity", "words": "Svært."}),
+        ):
+            assert (await anna.post(f"/cases/{case.id}/{verb}", json=body)).json()["type"].endswith(":urgent")
+
+
+async def test_a_lapse_is_told_with_its_reason_to_an_address_that_nobody_proved(house: House) -> None:
+    case = await house.case((await opened(house))["reference"])
+    async with handler(house) as anna:
+        assert (await anna.post(f"/cases/{case.id}/lapse")).json()["state"] == "lapsed"
+    await outbox.drain(house.desk)
+    told = house.mail.letters[-1][1].text
+    assert "hvem der har sendt den" in told
+    assert "Datatilsynet" in told
+    assert "Østergård" not in told
+
+
+async def test_what_was_found_and_left_out_is_never_told_as_nothing(house: House) -> None:
+    told = await proven(house)
+    order = await located(house, told["case_id"])
+    async with handler(house) as anna:
+        await anna.post(f"/cases/{told['case_id']}/approve")
+    house.post.answers["exporter", "release"] = SEALED | {"package_id": order.id, "records": 0, "withheld": 6}
+    await work.release(house.desk, ORG, order.id, (await order_of(house, told["case_id"])).attempt)
+    await outbox.drain(house.desk)
+    letter = house.mail.letters[-1][1]
+    assert "ligger klar" in letter.subject
+    assert "Noget er ikke med" in letter.text
+
+
+async def test_who_was_not_found_may_offer_more_and_is_looked_for_again(house: House) -> None:
+    told = await proven(house)
+    first = await order_of(house, told["case_id"])
+    await orders.send(house.desk, ORG, first.id, first.attempt)
+    await deliver(
+        house, told["case_id"], receipt(told["case_id"], "crm", TaskState.NOTHING, 0, order_state="located", tasks=1)
+    )
+    async with handler(house) as anna:
+        await anna.post(f"/cases/{told['case_id']}/approve")
+    house.post.answers["exporter", "release"] = SEALED | {"package_id": first.id, "records": 0}
+    await work.release(house.desk, ORG, first.id, (await order_of(house, told["case_id"])).attempt)
+    assert (await house.case(told["reference"])).outcome == "not_found"
+    number = {"type": "customer_number", "value": "K100001"}
+    async with call(house, f"subject:{told['case_id']}", case=told["case_id"]) as me:
+        offer = await me.post(f"/requests/{told['reference']}/identifiers", json={"identifiers": [number]})
+    case = await house.case(told["reference"])
+    assert (offer.status_code, case.state, case.package, case.closed_at) == (202, "in_progress", None, None)
+    async with handler(house) as anna:
+        body = {"method": "callback", "identifiers": [number]}
+        assert (await anna.post(f"/cases/{case.id}/confirm-identity", json=body)).status_code == 200
+    assert (await order_of(house, told["case_id"])).id != first.id
+
+
 async def test_a_letter_is_tried_again_and_then_told_as_failed(house: House) -> None:
     await opened(house)
     house.mail.result = Failed("unreachable", permanent=False)

@@ -20,9 +20,8 @@ from shared.ids import new_id
 from shared.problems import Invalid
 from shared.problems import Unavailable as NotNow
 from shared.register import Register, System
-from shared.sealing import Keyring
 from shared.vocabulary import Assurance, TaskState
-from tests.support.locator import House, known, locator_house, proof
+from tests.support.locator import Around, House, known, locator_house, proof
 from tests.support.registers import ORG, entity, http, manual, register, sql
 
 CRM = sql(
@@ -187,15 +186,16 @@ async def test_a_wrong_order_is_refused(sqlite_url: str, change: dict[str, Any],
 
 
 async def test_a_register_is_fetched_once_and_kept(sqlite_url: str, secrets: dict[str, str]) -> None:
-    keyring = Keyring.generate()
-    async with locator_house(sqlite_url, secrets=secrets, keyring=keyring) as house:
+    around = Around()
+    async with locator_house(sqlite_url, secrets=secrets, around=around) as house:
         await house.put(house.order(shop()))
         await house.located()
         assert house.intake.asked == 1
-    async with locator_house(sqlite_url, secrets=secrets, keyring=keyring) as house:
+    async with locator_house(sqlite_url, secrets=secrets, around=around) as house:
+        house.intake.receipts.clear()
         await house.put(house.order(shop()))
         await house.located()
-        assert house.intake.asked == 0
+        assert house.intake.asked == 1
 
 
 # --- who is searched for -------------------------------------------------------------------------------------------
@@ -472,7 +472,7 @@ async def test_receipts_that_intake_does_not_take_are_delivered_later(sqlite_url
 
 
 async def test_an_attempt_whose_worker_died_is_taken_up_by_another_process(sqlite_url: str) -> None:
-    keyring, hanging = Keyring.generate(), asyncio.Event()
+    around, hanging = Around(), asyncio.Event()
 
     async def hang(_url: str) -> Any:
         hanging.set()
@@ -481,15 +481,52 @@ async def test_an_attempt_whose_worker_died_is_taken_up_by_another_process(sqlit
     async def ask(_url: str) -> Any:
         return MINE
 
-    async with locator_house(sqlite_url, open_web=web(hang), keyring=keyring, lease_seconds=1) as first:
+    async with locator_house(sqlite_url, open_web=web(hang), around=around, lease_seconds=1) as first:
         order = first.order(register({"api": api()}))
         order_id = await first.put(order)
         await hanging.wait()
-    async with locator_house(sqlite_url, open_web=web(ask), keyring=keyring) as second:
-        second.intake.registers["v1"] = register({"api": api()})
+    async with locator_house(sqlite_url, open_web=web(ask), around=around) as second:
         await second.located()
         task = await second.task("api")
         assert (task.order_id, task.state, task.attempt, task.failures) == (order_id, TaskState.FOUND, 2, 0)
+
+
+async def test_a_crash_between_the_commit_and_the_receipt_loses_and_repeats_nothing(
+    sqlite_url: str, secrets: dict[str, str]
+) -> None:
+    around, committed = Around(), asyncio.Event()
+
+    async def hang(_task: str, _number: int) -> None:
+        committed.set()
+        await asyncio.Event().wait()
+
+    around.exporter.after_commit = hang
+    async with locator_house(sqlite_url, secrets=secrets, around=around, lease_seconds=1) as first:
+        await first.put(first.order(shop()))
+        await committed.wait()
+    assert around.intake.receipts == {}
+    assert len(around.exporter.committed()) == 3
+    around.exporter.after_commit = None
+    async with locator_house(sqlite_url, secrets=secrets, around=around) as second:
+        await second.located()
+        assert keys(second) == EVERYTHING
+        crm = await second.task("crm")
+        assert (crm.attempt, crm.failures) == (2, 0)
+        assert sorted(around.exporter.tasks[crm.id]) == [1, 2]
+
+
+async def test_a_receipt_that_a_crash_kept_back_is_delivered_after_the_restart(
+    sqlite_url: str, secrets: dict[str, str]
+) -> None:
+    around = Around()
+    around.intake.down = [NotNow() for _ in range(100)]
+    async with locator_house(sqlite_url, secrets=secrets, around=around) as first:
+        await first.put(first.order(shop()))
+        await first.until(lambda: around.intake.deliveries >= 2)
+    around.intake.down.clear()
+    async with locator_house(sqlite_url, secrets=secrets, around=around) as second:
+        await second.located()
+        assert keys(second) == EVERYTHING
 
 
 async def test_an_attempt_that_comes_too_late_changes_nothing(sqlite_url: str) -> None:
@@ -511,7 +548,7 @@ async def test_an_attempt_that_comes_too_late_changes_nothing(sqlite_url: str) -
         # As if this worker had been frozen until its lease ran out: another attempt begins and ends meanwhile.
         async with house.database.write(ORG) as session:
             await session.exec(update(Task).values(attempt=2))
-        await house.app.state.perform(ORG, task.id, 2)
+        await house.app.state.worker.perform(ORG, task.id, 2)
         assert house.intake.located
         release.set()
         await asyncio.sleep(0.3)

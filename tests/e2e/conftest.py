@@ -57,7 +57,7 @@ def world(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The systems to be searched: 100,000 customers in PostgreSQL, and a chat."""
     name = f"customers_{uuid4().hex[:8]}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        connection.execute(f"CREATE DATABASE {name}")
     url = postgres_server.replace("/postgres?", f"/{name}?")
     customers.fill(url)
     reader = url.replace("postgresql://postgres:", f"postgresql+psycopg://{customers.READER}:")
@@ -65,7 +65,7 @@ def world(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     yield World(reader, chat)
     chat.program.stop()
     with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[call-overload]
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def four_processes(
     """`habeas serve` four times, on PostgreSQL."""
     folder, name = tmp_path_factory.mktemp("apart"), f"habeas_{uuid4().hex[:8]}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        connection.execute(f"CREATE DATABASE {name}")
     url = postgres_server.replace("/postgres?", f"/{name}?").replace("postgresql://", "postgresql+psycopg://")
     prepare(folder, world.registers(), world.secrets())
     with apart(folder, mail, ["fjordnet"], url) as running:
@@ -104,4 +104,4 @@ def four_processes(
         running.stop()
         assert not running.leaks()
     with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[call-overload]
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

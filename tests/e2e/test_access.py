@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import bagit
 import pytest
 
 from tests.e2e.conftest import World
@@ -121,6 +122,23 @@ def test_independent_programs_find_the_package_sound(walked: Walk, tmp_path: Pat
     walked.opened.check(walked.jwks)
     (tmp_path / "jwks.json").write_text(json.dumps(walked.jwks))
     walked.suite.command("verify-package", str(walked.opened.zip), "--key", str(tmp_path / "jwks.json"))
+
+
+def test_a_package_tampered_with_is_seen_by_each_program(walked: Walk, tmp_path: Path) -> None:
+    (tmp_path / "jwks.json").write_text(json.dumps(walked.jwks))
+    key = str(tmp_path / "jwks.json")
+    table = "data/records/customers.customer.csv"
+    careless = walked.opened.changed(table, b"Klitrosev", b"Klitrosen", tmp_path / "careless")
+    with pytest.raises(bagit.BagValidationError):
+        careless.check(walked.jwks)
+    told = walked.suite.command("verify-package", str(careless.zip), "--key", key, expect=1)
+    assert "customers.customer.csv" in told and "Traceback" not in told
+    careful = walked.opened.changed(table, b"Klitrosev", b"Klitrosen", tmp_path / "careful", resum=True)
+    bagit.Bag(str(careful.folder)).validate(
+        processes=1
+    )  # whoever changes a file can write new sums; only the key tells
+    told = walked.suite.command("verify-package", str(careful.zip), "--key", key, expect=1)
+    assert "ignature" in told and "Traceback" not in told
 
 
 def test_a_cell_that_a_spreadsheet_would_run_is_neutralised_and_stands_verbatim_beside(walked: Walk) -> None:

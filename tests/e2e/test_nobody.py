@@ -54,16 +54,3 @@ def test_the_person_offers_more_while_the_case_is_open_and_a_handler_who_checks_
     found = {(one["system"], one["entity"]) for one in people["anna"].records(case)}
     assert ("customers", "ticket_message") in found
     people["bent"].approve(case, expect=403)
-
-
-def test_the_person_offers_more_after_a_negative_answer(suite: Suite) -> None:
-    """The letter and the status page both say so; what is offered must reach somebody."""
-    anna = staff(suite)["anna"]
-    person = Person(suite, "fjordnet", ERASER.name, "sidsel.igen@ravnsborgen.example")
-    person.ask("access")
-    person.prove()
-    case = anna.waiting(person.reference, "approval")["id"]
-    anna.approve(case)
-    assert "Du kan oplyse mere" in " ".join(person.answered()["paragraphs"])
-    number = {"type": "customer_no", "value": ERASER.customer_no}
-    person.request("POST", "/identifiers", json={"identifiers": [number]}, expect=202)

@@ -118,6 +118,18 @@ def proof(kind: str, value: str) -> str:
     return digest(KEY, kind, value)
 
 
+class Around:
+    """What a locator stands in and a restart of it does not change: keys, and the services far away."""
+
+    def __init__(self) -> None:
+        keys = {name: generate_key() for name in ("gateway", "intake", "locator", "exporter")}
+        self.issuers = {name: Issuer(name, private, kid) for name, (private, _public, kid) in keys.items()}
+        self.public = {kid: (name, pem) for name, (_private, pem, kid) in keys.items()}
+        self.intake = FarIntake(Verifier("intake", self.public))
+        self.exporter = FarExporter(Verifier("exporter", self.public))
+        self.sealer = Sealer(Keyring.generate())
+
+
 @asynccontextmanager
 async def locator_house(
     url: str,
@@ -125,18 +137,15 @@ async def locator_house(
     secrets: dict[str, str] | None = None,
     start: bool = True,
     open_web: Any = None,
-    keyring: Keyring | None = None,
+    around: Around | None = None,
     polling: float = 0.05,
     **settings: Any,
 ) -> AsyncIterator[House]:
     """Build the locator on `url` with a running engine."""
     migrate(url, (ledger.OWNER, OWNER))
     prepare(url)
-    keys = {name: generate_key() for name in ("gateway", "intake", "locator", "exporter")}
-    issuers = {name: Issuer(name, private, kid) for name, (private, _public, kid) in keys.items()}
-    public = {kid: (name, pem) for name, (_private, pem, kid) in keys.items()}
-    intake, exporter = FarIntake(Verifier("intake", public)), FarExporter(Verifier("exporter", public))
-    post = BridgePost({"intake": intake.app, "exporter": exporter.app}, issuers["locator"])
+    far = around or Around()
+    post = BridgePost({"intake": far.intake.app, "exporter": far.exporter.app}, far.issuers["locator"])
     database = Database(url)
     engine = Engine(url, queues=[QueueRule(QUEUE.name, QUEUE.concurrency, QUEUE.partition_concurrency, polling)])
     app = create_app(
@@ -144,14 +153,14 @@ async def locator_house(
             secrets={ORG: {name: SecretStr(value) for name, value in (secrets or {}).items()}},
             **{**FAST, **settings},
         ),
-        database=database, engine=engine, post=post, sealer=Sealer(keyring or Keyring.generate()),
-        verifier=Verifier("locator", public), clock=utc_now, **({"open_web": open_web} if open_web else {}),
+        database=database, engine=engine, post=post, sealer=far.sealer,
+        verifier=Verifier("locator", far.public), clock=utc_now, **({"open_web": open_web} if open_web else {}),
     )  # fmt: skip
     async with app.router.lifespan_context(app):
         if start:
             await engine.start()
         try:
-            yield House(app, app.state.desk, database, engine, intake, exporter, issuers)
+            yield House(app, app.state.desk, database, engine, far.intake, far.exporter, far.issuers)
         finally:
             await engine.stop(0.5)
             await post.aclose()

@@ -39,6 +39,7 @@ FACTS = LetterFacts(
     collected_at=datetime(2026, 4, 8, 9, 5),
     searched=("Kundesystemet",),
     search_terms=("E-mailadresse",),
+    terms_unused=("Kundenummer",),
     not_searched=("Papirarkivet",),
     refused="Medarbejderens noter",
     provision="databeskyttelsesforordningens artikel 15, stk. 4",
@@ -53,6 +54,8 @@ SAYS_NO_OR_LATER = [
     LetterKind.NOTHING_HELD,
     LetterKind.EXTENSION,
     LetterKind.REFUSAL,
+    LetterKind.DONE,
+    LetterKind.LAPSED,
 ]
 every_letter = pytest.mark.parametrize(("kind", "language"), [(kind, lang) for kind in KINDS for lang in LANGUAGES])
 
@@ -196,6 +199,9 @@ def test_a_question_says_whether_the_clock_stands_still() -> None:
     assert "senest 7. april" in " ".join(compose("question", "da", FACTS).text.split())
     clarification = compose("question", "da", replace(FACTS, asks="clarification", link=None)).text
     assert "Du behøver ikke at begrænse din anmodning" in clarification
+    other = compose("question", "da", replace(FACTS, asks="clarification", right=Right.RECTIFICATION)).text
+    assert "Du behøver ikke at begrænse" not in other
+    assert "Svar på denne besked" in other
     assert "pas, kørekort" not in clarification
     assert "Og hvor?" in clarification
 
@@ -221,11 +227,61 @@ def test_a_refusal_says_what_why_on_which_ground_and_what_was_done_anyway() -> N
 
 def test_a_negative_answer_names_what_was_searched_and_what_was_not() -> None:
     text = compose("nothing_held", "da", FACTS).text
-    for named in ("- Kundesystemet", "- E-mailadresse", "- Papirarkivet"):
+    for named in ("- Kundesystemet", "- E-mailadresse", "- Papirarkivet", "- Kundenummer"):
         assert named in text
-    empty = compose("nothing_held", "da", replace(FACTS, searched=(), search_terms=(), not_searched=()))
+    empty = compose(
+        "nothing_held", "da", replace(FACTS, searched=(), search_terms=(), not_searched=(), terms_unused=())
+    )
     assert "Ingen af vores systemer" in empty.text
     assert "<ul" not in empty.html
+
+
+def test_an_answer_that_searched_nowhere_denies_nothing() -> None:
+    for language, denial in (("da", "ikke fundet"), ("en", "found none")):
+        told = compose("nothing_held", language, replace(FACTS, searched=())).text
+        assert denial not in told
+
+
+def test_a_withdrawn_consent_is_said_to_leave_the_past_lawful() -> None:
+    """R59: a mandatory sentence, whatever the outcome."""
+    facts = replace(FACTS, right=Right.CONSENT_WITHDRAWAL)
+    for kind in ("done", "refusal"):
+        assert "var lovlig, indtil du gjorde det" in " ".join(compose(kind, "da", facts).text.split())
+        assert "does not make unlawful" in " ".join(compose(kind, "en", facts).text.split())
+
+
+def test_what_was_done_is_told_with_the_duties_that_go_with_it() -> None:
+    erased = " ".join(compose("done", "da", replace(FACTS, right=Right.ERASURE)).text.split())
+    assert "Det har vi gjort" in erased and "artikel 19" in erased and "- Papirarkivet" in erased
+    restricted = " ".join(compose("done", "da", replace(FACTS, right=Right.RESTRICTION)).text.split())
+    assert "artikel 18, stk. 3" in restricted
+    marketing = compose("done", "da", replace(FACTS, right=Right.MARKETING_OBJECTION, words=None)).text
+    assert "ikke længere oplysninger om dig til direkte markedsføring" in " ".join(marketing.split())
+
+
+def test_a_partial_refusal_is_not_told_as_a_whole_one() -> None:
+    assert "Vi kan ikke imødekomme" in compose("refusal", "da", FACTS).text
+    partly = compose("refusal", "da", replace(FACTS, partly=True, refused=None)).text
+    assert "kun imødekomme en del" in partly
+    assert "Det siger vi nej til" not in partly
+
+
+def test_a_printed_answer_comes_with_its_letter_and_names_no_page() -> None:
+    letter = compose("ready", "da", replace(FACTS, link=None, partly=True))
+    assert "sammen med dette brev" in letter.text
+    assert "afhentningskode" not in letter.text
+    assert "Noget er ikke med" in letter.text
+
+
+def test_a_lapse_says_why_and_that_nothing_was_searched() -> None:
+    text = " ".join(compose("lapsed", "da", replace(FACTS, name=None)).text.split())
+    assert "ikke er blevet bekræftet, hvem der har sendt den" in text
+    assert "ikke søgt efter oplysninger" in text
+
+
+def test_a_promise_is_told_beside_the_laws_date() -> None:
+    text = compose("acknowledgement", "da", replace(FACTS, promise_due=date(2026, 3, 19))).text
+    assert "allerede senest 19. marts 2026" in " ".join(text.split())
 
 
 def test_a_receipt_tells_when_it_was_collected() -> None:
@@ -251,7 +307,6 @@ def test_an_organisation_without_dpo_policy_or_phone_can_write_too() -> None:
         ("code", {"code": None}),
         ("question", {"words": ""}),
         ("question", {"asks": None}),
-        ("ready", {"link": None}),
         ("ready", {"expires_on": None}),
         ("extension", {"new_due": None}),
         ("refusal", {"provision": None}),

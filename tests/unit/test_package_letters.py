@@ -192,7 +192,45 @@ def test_a_decision_that_gives_less_is_told() -> None:
         article="28(3)(e)",
         reason="habeas:processor-forward",
     )
-    assert "har sendt din anmodning videre" in letter(decisions=[decision])
+    assert "kun på vegne af en anden, som er dataansvarlig" in letter(decisions=[decision])
+
+
+def test_who_is_controller_of_what_is_processed_for_others_is_named_and_nothing_is_said_to_be_passed_on() -> None:
+    def processor(document: dict[str, Any]) -> None:
+        document["purposes"]["delivery"] |= {"role": "processor", "controller": "Kunden A/S"}
+
+    decision = Decision(
+        system="crm", entity="customer", purpose="delivery", outcome=Outcome.REFERRED, article="28(3)(e)",
+        reason="habeas:processor-forward", records=1,
+    )  # fmt: skip
+    found = [Searched(system="crm", state=TaskState.FOUND, records=1)]
+    told = letter(decisions=[decision], register=changed(processor), lines={}, searched=found)
+    assert "Vi har fundet oplysninger om dig, men vi behandler dem kun på vegne af andre" in told
+    assert "på vegne af Kunden A/S, som er dataansvarlig og skal svare dig om det. Send din anmodning dertil" in told
+    assert "videre" not in told
+
+
+def test_what_staff_wrote_is_not_said_to_come_from_the_person() -> None:
+    assert "Dig selv; Os selv: vi har lavet oplysningerne" in letter()
+    assert "You yourself; Ourselves: we made the data" in letter(EN)
+
+
+def test_a_reason_of_access_stands_under_article_20_in_an_answer_on_portability() -> None:
+    mark = Withheld(*CUSTOMER, "17", "name", "habeas:A15-4-third-party")
+    told = letter(right=Right.PORTABILITY, lines=person(), withheld=[mark])
+    assert "artikel 20, stk. 4" in told
+    assert "artikel 15, stk. 4" not in told
+
+
+def test_what_is_only_perhaps_about_the_person_is_not_said_to_be_about_them() -> None:
+    decision = Decision(
+        system="crm", entity="customer", purpose="delivery", outcome=Outcome.PARTLY_GRANTED, article="20(1)",
+        reason="habeas:A20-not-provided", records=1,
+    )  # fmt: skip
+    found = [Searched(system="crm", state=TaskState.FOUND, records=1)]
+    told = letter(right=Right.PORTABILITY, lines={}, searched=found, decisions=[decision], held_back=1)
+    assert "oplysninger, som måske er om dig" in told
+    assert "Vi har oplysninger om dig, men" not in told
 
 
 def test_systems_that_were_not_searched_are_named_at_the_top_and_explained() -> None:

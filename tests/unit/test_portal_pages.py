@@ -291,7 +291,7 @@ async def test_more_identifiers_are_checked_and_handed_on(pages: httpx.AsyncClie
     good = await pages.post(f"{CASE}/identifiers?lang=da", data={"identifier-phone": "12345678"})
     assert good.headers["location"] == f"{CASE}?done=offered&lang=da"
     assert door.calls[-1][2][0].type == "phone"
-    assert "Vi søger igen" in (await pages.get(good.headers["location"])).text
+    assert "Når vi ved, at det er dit, søger vi med det" in (await pages.get(good.headers["location"])).text
 
 
 async def test_withdrawing_is_asked_first_and_then_done(pages: httpx.AsyncClient, door: FakeDoor) -> None:

@@ -45,6 +45,9 @@ EVERY = {
     "working, promised": in_progress(promise_due=date(2026, 3, 19)),
     "waived": case(state="in_progress", identity="waived"),
     "identity asked": case(identity="asked", due=None),
+    "identity asked while the clock runs": case(identity="asked"),
+    "clarification asked while the clock runs": in_progress(awaits_clarification=True),
+    "urgent": case(state="in_progress", identity="waived", right="marketing_objection", urgent=True),
     "clarification asked": in_progress(due=None, awaits_clarification=True),
     "ready": answered("sealed"),
     "partly": answered("sealed", Outcome.PARTLY_GRANTED),
@@ -148,12 +151,26 @@ def test_a_partial_answer_is_never_told_as_a_whole_one() -> None:
 def test_nothing_held_says_what_was_searched_and_that_more_may_be_offered() -> None:
     written = text(compose(EVERY["nothing held"], REGISTER, DA))
     assert written.startswith("Vi har ikke fundet oplysninger om dig")
-    assert "Vi har søgt på det, du har oplyst" in written
+    assert "kun de steder, hvor vi har søgt, og det, vi har søgt med" in written
     assert "oplyse mere" in written
 
 
+@pytest.mark.parametrize("name", ["identity asked", "clarification asked"])
+def test_who_was_asked_while_the_clock_runs_is_not_told_that_there_is_nothing_to_do(name: str) -> None:
+    told = compose(EVERY[f"{name} while the clock runs"], REGISTER, DA)
+    assert told.headline == "Vi har et spørgsmål til dig"
+    assert "Du skal ikke gøre mere" not in text(told)
+    assert "7. april 2026" in text(told)
+
+
+def test_an_urgent_right_takes_effect_at_once_and_is_not_said_to_be_done() -> None:
+    written = text(compose(EVERY["urgent"], REGISTER, DA))
+    assert "gælder med det samme" in written
+    assert "når det er gjort" in written
+
+
 def test_a_refusal_shows_the_way_to_complain() -> None:
-    for name in ("refused", "fulfilled by a person"):
+    for name in ("refused", "fulfilled by a person", "lapsed"):
         assert "Datatilsynet" in text(compose(EVERY[name], REGISTER, DA))
 
 

@@ -16,8 +16,10 @@ def test_every_state_and_verb_either_has_a_place_in_the_table_or_is_refused(verb
             target(state, verb, wanted)
 
 
-def test_a_closed_case_opens_never_again() -> None:
+def test_a_closed_case_opens_again_only_for_who_offers_more_to_be_found_by() -> None:
     for verb, rule in TRANSITIONS.items():
+        if verb == "reopen":
+            continue
         for state in CLOSED & rule.sources:
             assert target(state, verb) in CLOSED
 

@@ -19,7 +19,7 @@ from services.exporter.contents import (
 )
 from shared.messages import was_searched
 from shared.register import Entity, Purpose, Recipient, Text
-from shared.vocabulary import ARTICLE, DPV_RIGHT, PORTABLE, LegalBasis, TaskState
+from shared.vocabulary import ARTICLE, CONSENTS, DPV_RIGHT, OBJECTABLE_BASES, PORTABLE, PORTABLE_BASES, LegalBasis
 
 KEY = "_key"
 """The column of the record's key. A register field cannot be called so: its names begin with a letter."""
@@ -220,7 +220,7 @@ def searched_table(plan: BundlePlan) -> Table:
 REDACTIONS = (
     Column("system", "System", "System", required=True),
     Column("entity", "Tabel", "Table", required=True),
-    Column("record", "Post (tom: alle)", "Record (empty: all)"),
+    Column("record", "Post (tom: alle, eller en andens)", "Record (empty: all, or somebody else's)"),
     Column("field", "Felt (tomt: hele posten)", "Field (empty: the whole record)"),
     Column("reason", "Kode", "Code", required=True),
     Column("provision", "Bestemmelse", "Provision"),
@@ -236,7 +236,9 @@ def redactions_table(plan: BundlePlan, tally: Tally) -> Table:
 
 def _redactions(plan: BundlePlan, tally: Tally) -> Iterable[Row]:
     for mark in plan.withheld:
-        yield _redaction(plan, mark.system, mark.entity, mark.key, mark.field, mark.reason)
+        # Somebody else's record: its key may be their number, so that it is not told.
+        key = None if mark.reason == "habeas:not-the-person" else mark.key
+        yield _redaction(plan, mark.system, mark.entity, key, mark.field, mark.reason)
     for system, entity, field in sorted(tally.undeclared):
         yield _redaction(plan, system, entity, None, field, "habeas:not-described")
     for system, entity in outside_portability(plan):
@@ -245,7 +247,7 @@ def _redactions(plan: BundlePlan, tally: Tally) -> Iterable[Row]:
 
 
 def _redaction(plan: BundlePlan, system: str, entity: str, key: str | None, field: str | None, reason: str) -> Row:
-    why, provision = words.reason(reason, plan.package.language)
+    why, provision = words.reason(reason, plan.package.language, portability=plan.portability)
     return system, entity, key, field, reason, provision, why
 
 
@@ -369,11 +371,25 @@ def _process(plan: BundlePlan, name: str, groups: Sequence[tuple[str, str, Entit
         "dpv:hasDataSource": sorted({group.source.kind for _, _, group in groups}),
         "dpv:hasRecipient": [_receiver(who) for who in receivers.values()],
         "dpv:hasStorageCondition": {"@type": "dpv:StorageCondition", "dct:title": _in(purpose.retention.label, plan)},
-        "dpv:hasRight": [{"@id": f"eu-gdpr:{right}"} for right in ("A16", "A17", "A18", "A21", "A77")],
+        "dpv:hasRight": [{"@id": f"eu-gdpr:{right}"} for right in _rights(purpose)],
     }
+    if purpose.role != "controller" and purpose.controller:
+        process["dpv:hasDataController"] = {"@type": "dpv:DataController", "dct:title": purpose.controller}
     if purpose.legal_basis.normalised is not LegalBasis.UNKNOWN:
         process["dpv:hasLegalBasis"] = {"@id": basis_term(purpose)}
     return process
+
+
+def _rights(purpose: Purpose) -> list[str]:
+    """Which rights a purpose's basis gives beside access (law: right × basis); complaint always."""
+    basis = purpose.legal_basis.normalised
+    tied = {
+        "A20": basis in PORTABLE_BASES and purpose.automated,
+        "A21": basis in OBJECTABLE_BASES,
+        "A22": purpose.automated_decision is not None,
+        "A7-3": basis in CONSENTS,
+    }
+    return ["A16", "A17", "A18", *(right for right, given in tied.items() if given), "A77"]
 
 
 def _receiver(recipient: Recipient) -> dict[str, Any]:

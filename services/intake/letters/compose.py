@@ -2,8 +2,8 @@
 
 A letter tells no more than its moment needs. The acknowledgement and the code go to an address that nobody has proven,
 so they repeat nothing that the requester wrote: a stranger's mailbox is no notice board. Subjects hold the reference
-alone. Every letter shows who the controller is and how to reach it and its DPO (R7); every letter that says no, or
-later, shows the way to the authority and the courts (Art. 12(4), 77, 79).
+alone. Every letter shows who the controller is and how to reach it and its DPO (R7); every letter that says what was
+done, or no, or later, shows the way to the authority and the courts (Art. 12(3)-(4), 77, 79).
 """
 
 import re
@@ -40,6 +40,7 @@ class LetterKind(StrEnum):
     DONE = "done"
     COLLECTED = "collected"
     WITHDRAWN = "withdrawn"
+    LAPSED = "lapsed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class LetterFacts:
     received_on: date
     due: date | None
     """The legal last day; None while the clock is paused."""
+    promise_due: date | None = None
+    """The last day that the organisation promised, if that is earlier."""
     name: str | None = None
     """Shown in the salutation, once the address is proven."""
     link: str | None = None
@@ -74,8 +77,12 @@ class LetterFacts:
     """Labels of the systems that were searched, in the letter's language."""
     search_terms: tuple[str, ...] = ()
     """Labels of the kinds of identifiers that were searched for."""
+    terms_unused: tuple[str, ...] = ()
+    """Labels of the kinds that the person gave but nobody has proven to be theirs: they were not searched for."""
     not_searched: tuple[str, ...] = ()
-    """Labels of the systems that could not be searched."""
+    """Labels of the systems that could not be searched; with `done`, of those that could not be gone through."""
+    partly: bool = False
+    """Whether something was left out (`ready`), or only a part is refused (`refusal`)."""
     refused: str | None = None
     """What is refused (law.md §1.3 a)."""
     provision: str | None = None
@@ -107,13 +114,14 @@ REQUIRED: dict[LetterKind, tuple[str, ...]] = {
     LetterKind.ACKNOWLEDGEMENT: (),
     LetterKind.CODE: ("code",),
     LetterKind.QUESTION: ("asks", "words"),
-    LetterKind.READY: ("link", "expires_on"),
+    LetterKind.READY: ("expires_on",),
     LetterKind.NOTHING_HELD: (),
     LetterKind.EXTENSION: ("new_due", "words"),
-    LetterKind.REFUSAL: ("refused", "words", "provision"),
+    LetterKind.REFUSAL: ("words", "provision"),
     LetterKind.DONE: (),
     LetterKind.COLLECTED: ("collected_at",),
     LetterKind.WITHDRAWN: (),
+    LetterKind.LAPSED: (),
 }
 
 
@@ -185,7 +193,7 @@ RIGHTS: dict[Language, dict[Right, str]] = {
         Right.RECTIFICATION: "berigtigelse af dine personoplysninger",
         Right.ERASURE: "sletning af dine personoplysninger",
         Right.RESTRICTION: "begrænsning af vores behandling af dine personoplysninger",
-        Right.PORTABILITY: "dataportabilitet",
+        Right.PORTABILITY: "at få dine oplysninger med dig (dataportabilitet)",
         Right.OBJECTION: "indsigelse mod vores behandling af dine personoplysninger",
         Right.MARKETING_OBJECTION: "stop for direkte markedsføring",
         Right.CONSENT_WITHDRAWAL: "tilbagetrækning af dit samtykke",
@@ -196,7 +204,7 @@ RIGHTS: dict[Language, dict[Right, str]] = {
         Right.RECTIFICATION: "rectification of your personal data",
         Right.ERASURE: "erasure of your personal data",
         Right.RESTRICTION: "restriction of our processing of your personal data",
-        Right.PORTABILITY: "data portability",
+        Right.PORTABILITY: "taking your data with you (data portability)",
         Right.OBJECTION: "objection to our processing of your personal data",
         Right.MARKETING_OBJECTION: "an end to direct marketing",
         Right.CONSENT_WITHDRAWAL: "withdrawal of your consent",

@@ -1,11 +1,12 @@
 """Which letters wait, and what became of them? Sent in batches under a lease, retried, each logged as sent or failed."""
 
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlmodel import col, select
 
 from services.intake import verification
@@ -13,15 +14,18 @@ from services.intake.desk import Desk
 from services.intake.letters.compose import Letter as Composed
 from services.intake.letters.compose import LetterFacts, compose
 from services.intake.letters.smtp import Failed
-from services.intake.tables import Case, Letter, Receipt
+from services.intake.tables import Case, Identifier, Letter, Receipt
 from shared import ledger
 from shared.database import Database
-from shared.register import Register
-from shared.vocabulary import Language, Right, TaskState
+from shared.messages import was_searched
+from shared.register import IdentifierType, Register, System
+from shared.vocabulary import Language, Outcome, Right, TaskState
 
 log = structlog.get_logger()
 BATCH = 20
 LEASE = timedelta(minutes=2)
+ACKNOWLEDGED_PER_HOUR = 5
+"""Requests of one address that are acknowledged by mail."""
 MOST_TRIES = 12
 """With doubling waits from 15 s this is about half a day of a mail server that is down."""
 
@@ -57,9 +61,9 @@ async def _one(desk: Desk, organisation: str, letter_id: str, tries: int, now: d
     if address is None:
         await _done(desk, letter, case, "printed", None)
         return
-    facts = await _facts(desk, letter, case)
+    facts = None if await _flooded(desk, letter, case) else await _facts(desk, letter, case)
     if facts is None:
-        await _done(desk, letter, case, "throttled", "too-many-codes")
+        await _done(desk, letter, case, "throttled", f"too-many-{letter.kind}s")
         return
     composed = compose(letter.kind, case.language, facts)
     result = await desk.send_letter(address, composed, message_id(desk, letter))
@@ -69,6 +73,22 @@ async def _one(desk: Desk, organisation: str, letter_id: str, tries: int, now: d
         await _done(desk, letter, case, "failed", result.code)
     else:
         await _later(desk, letter, tries, result.code)
+
+
+async def _flooded(desk: Desk, letter: Letter, case: Case) -> bool:
+    """Whether this is one acknowledgement too many: requests in a stranger's name must not fill their mailbox.
+
+    The request stands, and its page says what the letter would have said.
+    """
+    if letter.kind != "acknowledgement" or case.contact_index is None:
+        return False
+    earlier = select(func.count()).where(
+        Case.contact_index == case.contact_index,
+        col(Case.recorded_at) > case.recorded_at - timedelta(hours=1),
+        col(Case.id) < case.id,
+    )
+    async with desk.database.read(case.organisation_id) as session:
+        return (await session.exec(earlier)).one() >= ACKNOWLEDGED_PER_HOUR
 
 
 def message_id(desk: Desk, letter: Letter) -> str:
@@ -82,7 +102,7 @@ async def _done(desk: Desk, letter: Letter, case: Case, state: str, code: str | 
         await session.exec(
             update(Letter)
             .where(col(Letter.id) == letter.id, col(Letter.state) == "queued")
-            .values(state=state, code=code, sent_at=at if state == "sent" else None, facts=None)
+            .values(state=state, code=code, sent_at=at if state == "sent" else None)
         )
         await ledger.record(
             session, organisation_id=case.organisation_id, service="intake", kind=f"letter.{state}", actor="automatic",
@@ -142,8 +162,10 @@ async def _facts(desk: Desk, letter: Letter, case: Case) -> LetterFacts | None:
         told["code"] = await verification.issue(desk, case)
         if told["code"] is None:
             return None
-    elif letter.kind in {"nothing_held", "ready"}:
+    elif letter.kind == "nothing_held" or (letter.kind == "done" and case.identity == "proven"):
         told |= await _search(desk, register, case)
+    elif letter.kind == "ready":
+        told["partly"] = case.outcome == Outcome.PARTLY_GRANTED
     elif letter.kind == "collected":
         told["collected_at"] = letter.at.astimezone(zone)
     if case.identity == "proven" and letter.kind not in {"acknowledgement", "code"}:
@@ -152,6 +174,7 @@ async def _facts(desk: Desk, letter: Letter, case: Case) -> LetterFacts | None:
         told |= {key: date.fromisoformat(told[key]) for key in ("due", "new_due")}
     always = {
         "due": case.due,
+        "promise_due": case.promise_due,
         "paused": case.due is None,
         "verify": case.identity == "unproven" and case.contact_index is not None,
     }
@@ -166,8 +189,13 @@ async def _facts(desk: Desk, letter: Letter, case: Case) -> LetterFacts | None:
     )
 
 
-def _link(desk: Desk, letter: Letter, case: Case) -> str:
-    """Where the next step is. A link opens nothing by itself: it names the case, the code proves the person."""
+def _link(desk: Desk, letter: Letter, case: Case) -> str | None:
+    """Where the next step is. A link opens nothing by itself: it names the case, the code proves the person.
+
+    Whoever gave no e-mail address can get no code, so that a printed letter leads to no page.
+    """
+    if case.contact_index is None:
+        return None
     page = {"code": "/code", "acknowledgement": "/code", "ready": "/collect"}.get(letter.kind, "")
     return f"{desk.settings.public_url}/{case.organisation_id}/requests/{case.reference}{page}?lang={case.language}"
 
@@ -181,17 +209,19 @@ async def _search(desk: Desk, register: Register, case: Case) -> dict[str, Any]:
     language = Language(case.language)
     async with desk.database.read(case.organisation_id) as session:
         receipts = (await session.exec(select(Receipt).where(Receipt.order_id == case.order_id))).all()
+        given = (await session.exec(select(Identifier.type).where(Identifier.case_id == case.id))).all()
     missing = {receipt.system for receipt in receipts if not _looked(receipt)}
     kinds = {kind for receipt in receipts for kind in receipt.facts["identifier_types"]}
-    label = {name: system.label.in_(language) for name, system in register.systems.items()}
     systems = {receipt.system for receipt in receipts}
-    found: dict[str, Any] = {
-        "searched": tuple(sorted(label[name] for name in systems - missing)),
-        "not_searched": tuple(sorted(label[name] for name in missing)),
+    return {
+        "searched": _labels(register.systems, systems - missing, language),
+        "not_searched": _labels(register.systems, missing, language),
+        "search_terms": _labels(register.identifiers, kinds, language),
+        "terms_unused": _labels(register.identifiers, set(given) - kinds, language),
     }
-    found["search_terms"] = tuple(
-        sorted(
-            register.identifiers[kind].label.in_(language) if kind in register.identifiers else kind for kind in kinds
-        )
-    )
-    return found
+
+
+def _labels(
+    declared: Mapping[str, System] | Mapping[str, IdentifierType], names: set[str], language: Language
+) -> tuple[str, ...]:
+    return tuple(sorted(declared[name].label.in_(language) if name in declared else name for name in names))

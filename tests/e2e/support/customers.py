@@ -52,17 +52,17 @@ def fill(url: str) -> None:
         connection.execute(TABLES)
         columns = "id, customer_no, name, email, phone, cpr, address, created_at, credit_score, note"
         with connection.cursor().copy(f"COPY customers ({columns}) FROM STDIN") as copy:
-            for row in _crowd():
-                copy.write_row(row)
+            for one in _crowd():
+                copy.write_row(one)
         for person in EVERYONE:
             for table, row in person.rows():
                 marks = ", ".join(["%s"] * len(row))
-                connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", [*row.values()])  # type: ignore[call-overload]
+                connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", [*row.values()])
         if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [READER]).fetchone():
             connection.execute(f"CREATE ROLE {READER} LOGIN")
         for statement in LINKED.format(first=FIRST_ID, most=MOST - 1, reader=READER).split(";"):
             if statement.strip():
-                connection.execute(statement)  # type: ignore[call-overload]
+                connection.execute(statement)
 
 
 def _crowd() -> Iterator[tuple[object, ...]]:

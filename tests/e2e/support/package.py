@@ -1,6 +1,8 @@
 """A package as its owner unpacks it, and the independent programs that check one."""
 
+import hashlib
 import json
+import shutil
 import zipfile
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator
@@ -51,12 +53,33 @@ class Package:
     def text(self, path: str) -> str:
         return (self.folder / "data" / path).read_text(encoding="utf-8")
 
+    def changed(self, path: str, old: bytes, new: bytes, folder: Path, *, resum: bool = False) -> "Package":
+        """Return a copy with other content in one file; `resum`: with sums that fit again, as a careful forger makes."""
+        copy = folder / self.folder.name
+        shutil.copytree(self.folder, copy)
+        content = (copy / path).read_bytes()
+        assert old in content
+        (copy / path).write_bytes(content.replace(old, new))
+        if resum:
+            _resum(copy, "manifest-sha256.txt")
+            _resum(copy, "tagmanifest-sha256.txt")
+        packed = shutil.make_archive(str(folder / "changed"), "zip", folder, copy.name)
+        again = folder / "again"
+        again.mkdir()
+        return Package(Path(packed).read_bytes(), again)
+
     def check(self, jwks: dict[str, Any]) -> None:
         """Ask programs that we did not write whether the package is sound. Raises what they raise."""
         bagit.Bag(str(self.folder)).validate(processes=1)
         report = DataPackage(str(self.folder / "data" / "datapackage.json")).validate()
         assert report.valid, report.flatten(["title", "message"])[:5]
         verify_jws((self.folder / "signatures" / "bundle.jws").read_text(), jwks)
+
+
+def _resum(folder: Path, manifest: str) -> None:
+    lines = [line.split(maxsplit=1) for line in (folder / manifest).read_text().splitlines()]
+    sums = [f"{hashlib.sha256((folder / path).read_bytes()).hexdigest()}  {path}\n" for _, path in lines]
+    (folder / manifest).write_text("".join(sums))
 
 
 def verify_jws(compact: str, jwks: dict[str, Any]) -> bytes:

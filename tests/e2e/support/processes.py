@@ -23,7 +23,7 @@ def until(what: Callable[[], T | None], *, seconds: float = 30, why: str = "it d
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, why
-        time.sleep(0.05)
+        time.sleep(0.15)
     return found
 
 

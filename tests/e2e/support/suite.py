@@ -12,7 +12,9 @@ from typing import Any
 
 import httpx
 import psycopg
+from sqlalchemy.engine.url import make_url
 
+from habeas.roles import role
 from tests.e2e.support.grep import found
 from tests.e2e.support.mail import MailServer
 from tests.e2e.support.processes import Program, clean_environment, free_port, until
@@ -36,6 +38,8 @@ class Suite:
     """The body of every answer that was an error."""
     planted: set[str] = field(default_factory=set)
     """Values that may be found nowhere in this installation."""
+    tokens: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(organisation, username) → session of a handler who has signed in."""
 
     def call(
         self, method: str, path: str, *, token: str | None = None, expect: int | tuple[int, ...] = (200, 201, 202, 204),
@@ -59,15 +63,19 @@ class Suite:
         assert done.returncode == expect, f"habeas {arguments[0]}: {done.returncode} {done.stdout} {done.stderr}"
         return done.stdout + done.stderr
 
-    def handler(self, organisation: str, username: str, *roles: str) -> str:
-        """Return the token of an account, made by the operator if it is not there yet."""
-        body = {"username": username, "password": PASSWORD}
-        tried = self.http.post(f"{self.url}/v1/{organisation}/token", json=body)
-        if tried.status_code == 401:
-            role = [part for one in roles for part in ("--role", one)]
-            self.command("account", organisation, username, *role, "--password", PASSWORD)
-            tried = self.http.post(f"{self.url}/v1/{organisation}/token", json=body)
-        return str(tried.raise_for_status().json()["access_token"])
+    def handler(self, organisation: str, username: str, role: str) -> str:
+        """Return the session of an account that the operator makes on the command line."""
+        if (organisation, username) not in self.tokens:
+            self.command("account", organisation, username, "--role", role, "--password", PASSWORD)
+        return self.sign_in(organisation, username)
+
+    def sign_in(self, organisation: str, username: str) -> str:
+        """Sign in once, and return the session."""
+        if (organisation, username) not in self.tokens:
+            body = {"username": username, "password": PASSWORD}
+            told = self.call("POST", f"/v1/{organisation}/token", json=body).json()
+            self.tokens[organisation, username] = told["access_token"]
+        return self.tokens[organisation, username]
 
     # --- what it leaves behind -------------------------------------------------------------------------------------
 
@@ -115,7 +123,7 @@ def postgres_dump(url: str) -> Iterator[tuple[str, bytes]]:
             "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
         )
         for schema, name in connection.execute(query).fetchall():
-            rows = connection.execute(f'SELECT * FROM "{schema}"."{name}"')  # type: ignore[call-overload]
+            rows = connection.execute(f'SELECT * FROM "{schema}"."{name}"')
             yield f"table {schema}.{name}", _rows(rows)
 
 
@@ -182,16 +190,32 @@ def embedded(folder: Path, mail: MailServer, organisations: Iterable[str]) -> It
 
 @contextmanager
 def apart(folder: Path, mail: MailServer, organisations: Iterable[str], database: str) -> Iterator[Suite]:
-    """`habeas serve`, four times: four processes on one PostgreSQL, calling one another over HTTP."""
+    """`habeas serve`, four times: four processes on one PostgreSQL, each under its own role, talking over HTTP."""
     ports = {name: free_port() for name in SERVICES}
     settings = _settings(folder, mail, database, organisations, ports["gateway"])
     settings |= {f"HABEAS_{name.upper()}_URL": f"http://127.0.0.1:{port}" for name, port in ports.items()}
     suite = Suite(folder, mail, settings, f"http://127.0.0.1:{ports['gateway']}")
     suite.command("keys", str(folder / "keys"))
+    _make_roles(database)
     suite.command("migrate")
-    programs = [(name, ["serve", name], {"HABEAS_PORT": str(port)}) for name, port in ports.items()]
+    programs = [
+        (name, ["serve", name], {"HABEAS_PORT": str(port), "HABEAS_DATABASE_URL": _as_role(database, name)})
+        for name, port in ports.items()
+    ]
     with _started(suite, programs):
         yield suite
+
+
+def _make_roles(database: str) -> None:
+    """Make what an administrator of PostgreSQL makes before the first `habeas migrate`; roles are the whole server's."""
+    with psycopg.connect(database.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
+        for name in SERVICES:
+            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role(name)]).fetchone():
+                connection.execute(f"CREATE ROLE {role(name)} LOGIN")
+
+
+def _as_role(database: str, service: str) -> str:
+    return make_url(database).set(username=role(service)).render_as_string(hide_password=False)
 
 
 @contextmanager
@@ -199,13 +223,13 @@ def _started(suite: Suite, programs: Iterable[tuple[str, list[str], dict[str, st
     try:
         for name, command, more in programs:
             suite.programs.append(Program(name, [HABEAS, *command], suite.folder, {**suite.environment, **more}))
-        until(lambda: _is_ready(suite), seconds=60, why="Habeas did not start")
+        until(lambda: is_ready(suite), seconds=60, why="Habeas did not start")
         yield
     finally:
         suite.stop()
 
 
-def _is_ready(suite: Suite) -> bool:
+def is_ready(suite: Suite) -> bool:
     for program in suite.programs:
         assert not program.ended, f"{program.name} ended: {program.said()[-3000:]}"
     try:

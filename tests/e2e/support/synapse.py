@@ -44,7 +44,14 @@ def python() -> Path:
 
 def _install(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, capture_output=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [
+        folder / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     done = subprocess.run(
         [*pip, "--require-hashes", "--only-binary", ":all:", "-r", REQUIREMENTS], capture_output=True, text=True
     )
@@ -79,7 +86,7 @@ def start(folder: Path) -> Chat:
     interpreter, port = python(), free_port()
     config = folder / "homeserver.yaml"
     config.write_text(yaml.safe_dump(_config(folder, port)), encoding="utf-8")
-    command = [interpreter, "-m", "synapse.app.homeserver", "-c", config]
+    command: list[str | Path] = [interpreter, "-m", "synapse.app.homeserver", "-c", config]
     subprocess.run([*command, "--generate-keys"], check=True, capture_output=True, env=clean_environment({}))
     program = Program("synapse", command, folder, {})
     url = f"http://127.0.0.1:{port}"

@@ -60,9 +60,10 @@ def staff(suite: Suite) -> dict[str, Handler]:
     administrator = Handler(suite, "fjordnet", suite.handler("fjordnet", "admin", "administrator"))
     people = {"admin": administrator}
     for username, role in (("anna", "handler"), ("bent", "handler"), ("dorte", "auditor")):
-        body = {"username": username, "password": PASSWORD, "roles": [role]}
-        administrator.call("POST", "/accounts", json=body, expect=(201, 409))
-        people[username] = Handler(suite, "fjordnet", suite.handler("fjordnet", username))
+        if ("fjordnet", username) not in suite.tokens:
+            body = {"username": username, "password": PASSWORD, "roles": [role]}
+            administrator.call("POST", "/accounts", json=body)
+        people[username] = Handler(suite, "fjordnet", suite.sign_in("fjordnet", username))
     return people
 
 

@@ -54,6 +54,7 @@ def upgrade() -> None:
     sa.UniqueConstraint('organisation_id', 'reference', name=op.f('uq_intake_case_organisation_id_reference'))
     )
     with op.batch_alter_table('intake_case', schema=None) as batch_op:
+        batch_op.create_index('ix_intake_case_contact', ['organisation_id', 'contact_index', 'recorded_at'], unique=False)
         batch_op.create_index('ix_intake_case_due', ['organisation_id', 'state', 'plan_date', 'id'], unique=False)
 
     op.create_table('intake_clock_event',
@@ -237,6 +238,7 @@ def downgrade() -> None:
     op.drop_table('intake_clock_event')
     with op.batch_alter_table('intake_case', schema=None) as batch_op:
         batch_op.drop_index('ix_intake_case_due')
+        batch_op.drop_index('ix_intake_case_contact')
 
     op.drop_table('intake_case')
     # ### end Alembic commands ###
