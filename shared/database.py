@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import JSON, ColumnClause, DateTime, Delete, MetaData, Update, column, event, text
+from sqlalchemy import JSON, ColumnClause, DateTime, MetaData, column, event, text
 from sqlalchemy.engine import Dialect, Result
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.engine.url import make_url
@@ -167,20 +167,17 @@ class Database:
 
 @event.listens_for(_Scoped, "do_orm_execute")
 def _scope(state: ORMExecuteState) -> Result[Any] | None:
-    """Add the session's organisation to every query on a scoped table, also inside joins and subqueries."""
+    """Add the session's organisation to every query on a scoped table, also inside joins and subqueries.
+
+    An UPDATE or DELETE then goes straight to the database: rows that were read before stay as they were read. Working
+    out which of them it would change takes longer than the statement, and a session is one short transaction.
+    """
     organisation = state.session.info["organisation"]
-    if isinstance(state.statement, (Update, Delete)):
-        return _straight(state, state.statement, organisation)
     if organisation is not None and not (state.is_column_load or state.is_relationship_load or state.is_insert):
         state.statement = state.statement.options(_only(organisation))
+    if state.is_update or state.is_delete:
+        return state.session.connection().execute(state.statement, state.parameters)
     return None
-
-
-def _straight(state: ORMExecuteState, statement: Update | Delete, organisation: str | None) -> Result[Any]:
-    """Run an UPDATE or DELETE as it is: what was loaded before stays as it was, and is not searched for changes."""
-    if organisation is not None:
-        statement = statement.where(statement.table.c.organisation_id == organisation)
-    return state.session.connection().execute(statement, state.parameters)
 
 
 @lru_cache(maxsize=1024)

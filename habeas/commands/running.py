@@ -35,7 +35,10 @@ def up() -> None:
         raise _refused(
             "`habeas up` runs on one SQLite file; for PostgreSQL start each service with `habeas serve NAME`"
         )
-    demo_mark.refuse(installation.url)
+    try:
+        demo_mark.refuse(installation.url)
+    except demo_mark.WrongDatabase as error:
+        raise _refused(str(error)) from None
     from habeas.owners import OWNERS
 
     migrate(installation.url, OWNERS)

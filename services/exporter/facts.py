@@ -212,10 +212,8 @@ def _why(plan: BundlePlan, purpose: Purpose, groups: Sequence[tuple[str, str, En
 def _sources(group: Entity, language: Language) -> list[str]:
     """The group's source, and those of its fields that come from elsewhere: a note by staff is not the person's own."""
     told = [(group.source.label or words.SOURCES[group.source.kind]).in_(language)]
-    kinds = {words.FROM[rule.provided or group.provided] for rule in group.fields.values()}
-    if group.source.kind in {"person", "observed"}:
-        told += [words.SOURCES[kind].in_(language) for kind in sorted(kinds - {"person", group.source.kind})]
-    return told
+    kinds = {words.source_kind(group, rule) for rule in group.fields.values()}
+    return told + [words.SOURCES[kind].in_(language) for kind in sorted(kinds - {"person", group.source.kind})]
 
 
 def _receiver(plan: BundlePlan, who: Recipient, language: Language) -> Receiver:
@@ -265,7 +263,7 @@ def _by_rule(plan: BundlePlan, language: Language) -> list[Omission]:
             left_out.setdefault(reason, []).append(name)
         whole = not plan.released_fields(system, entity)
         omissions += [
-            _omission(plan, (system, entity), [] if whole else names, reason, None, language)
+            _omission(plan, (system, entity), [] if whole and len(left_out) == 1 else names, reason, None, language)
             for reason, names in left_out.items()
         ]
     return omissions

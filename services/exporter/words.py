@@ -9,7 +9,7 @@ from babel import Locale
 from babel.dates import format_date
 
 from shared.messages import was_searched
-from shared.register import Text
+from shared.register import Entity, FieldRule, Text
 from shared.vocabulary import Language, LegalBasis, Provided, TaskState
 
 
@@ -68,7 +68,10 @@ REASONS: dict[str, tuple[Text, Text]] = {
         _t("artikel 20, stk. 1, litra b", "Article 20(1)(b)"),
     ),
     "habeas:not-the-person": (
-        _t("De viste sig at handle om en anden end dig.", "They turned out to be about somebody other than you."),
+        _t(
+            "Oplysningerne viste sig at handle om en anden end dig.",
+            "The data turned out to be about somebody other than you.",
+        ),
         _t("artikel 15, stk. 1", "Article 15(1)"),
     ),
     "habeas:not-described": (
@@ -191,7 +194,7 @@ FROM: dict[Provided, str] = {
     Provided.DERIVED: "controller",
     Provided.THIRD_PARTY: "third_party",
 }
-"""Which source a field has that says itself how it came."""
+"""Which source a field has by how it came."""
 
 ROLES: dict[str, Text] = {
     "processor": _t("behandler oplysningerne for os (databehandler)", "processes the data for us (processor)"),
@@ -233,6 +236,12 @@ def searched(state: TaskState, code: str | None, language: Language) -> str:
 def not_searched_why(code: str | None, language: Language) -> str:
     """Return why a system was not searched."""
     return NOT_SEARCHED_WHY.get(code or "", NOT_SEARCHED_OTHER).in_(language)
+
+
+def source_kind(group: Entity, rule: FieldRule) -> str:
+    """Return where a field comes from: a group that the person gave may hold what staff wrote (Art. 15(1)(g))."""
+    given = group.source.kind in {"person", "observed"}
+    return FROM[rule.provided or group.provided] if given else group.source.kind
 
 
 def for_another(purpose: str, controller: str, language: Language) -> str:

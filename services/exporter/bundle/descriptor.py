@@ -186,7 +186,7 @@ def _field_rows(plan: BundlePlan, system: str, entity: str, group: Entity) -> It
             _in(plan.register.categories[rule.category].label, plan),
             " ".join(group.purposes),
             " ".join(dict.fromkeys(basis_term(purpose) for purpose in purposes)),
-            group.source.kind,
+            words.source_kind(group, rule),
             (rule.provided or group.provided) in PORTABLE,
             *shared,
         )
