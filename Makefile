@@ -43,6 +43,7 @@ requirements: .venv/.developing ## Pin anew, with hashes and without addresses
 	echo setuptools | $(BIN)/uv pip compile --quiet - --generate-hashes --no-header --upgrade --output-file requirements-build.txt
 	$(BIN)/uv pip compile --quiet pyproject.toml --generate-hashes --upgrade --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --generate-hashes --constraints requirements.txt --upgrade --output-file requirements-dev.txt
+	$(BIN)/uv pip compile --quiet tests/e2e/requirements-synapse.in --generate-hashes --universal --python-version 3.11 --no-header --upgrade --output-file tests/e2e/requirements-synapse.txt
 
 clean: ## Remove what can be made again
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache

@@ -8,6 +8,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -102,8 +103,12 @@ def _queue(url: str | None, processes: Sequence[Sequence[str]], count: int) -> Q
     with TemporaryDirectory(prefix="habeas-bench-") as name:
         secrets = {"crm_url": fill(Path(name) / "crm.sqlite", count)}
         with house(register({"crm": crm()}), url=url, secrets=secrets, processes=processes, hold=True) as built:
-            for number in range(count):
-                built.open_proven(f"Søren Østergård {number}", email(number))
+            with ThreadPoolExecutor(4) as people:
+                list(
+                    people.map(
+                        built.open_proven, (f"Søren Østergård {n}" for n in range(count)), map(email, range(count))
+                    )
+                )
             time.sleep(1)
             cpu = built.cpu()
             began = built.release()

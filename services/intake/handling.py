@@ -180,7 +180,7 @@ async def _ask(
 
 
 async def resume(desk: Desk, session: WriteSession, case: Case, body: Resume, actor: str) -> Case:
-    """The answer came: the clock runs on."""
+    """The answer came: the clock runs on. A recorded doubt is settled by a documented check, not by this."""
     register, now = (await desk.registers.cited(case.organisation_id, case.register_version)).register, desk.now()
     at: datetime = body.answered_at or now
     if at > now:
@@ -188,8 +188,6 @@ async def resume(desk: Desk, session: WriteSession, case: Case, body: Resume, ac
     if case.due is not None:
         raise Conflict("the clock is not paused", code="clock")
     values = await move_clock(session, case, register, "resume", at=at, actor=actor, reason=None)
-    if case.identity == "asked":
-        values["identity"] = "unproven"
     return await change(
         session,
         case,
@@ -243,6 +241,8 @@ async def close(desk: Desk, session: WriteSession, case: Case, body: Close, acto
         raise Conflict("this right ends when its answer is released", code="wrong-state")
     if case.awaits_task or not case.awaits_approval:
         raise work.TasksOpen
+    if body.outcome == "granted" and await work.given_up(session, case):
+        raise Conflict("a system was given up: close it as partly granted, with the provision", code="not-all-done")
     if body.outcome != "granted" and not (body.words and body.provision):
         raise Invalid(errors=({"pointer": "/words", "detail": "a refusal needs its facts and its provision (12(4))"},))
     state = {"granted": CaseState.FULFILLED, "partly_granted": CaseState.PARTLY_FULFILLED, "refused": CaseState.REFUSED}

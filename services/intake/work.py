@@ -254,6 +254,14 @@ async def _identified_by(session: WriteSession, case: Case) -> set[str]:
     return found | ({case.identity_by} if (case.identity_by or "").startswith("handler:") else set())  # type: ignore[arg-type]
 
 
+async def given_up(session: WriteSession, case: Case) -> bool:
+    """Whether a system of the case's order was not searched or not treated."""
+    wanted = select(Receipt.task_id).where(
+        Receipt.order_id == case.order_id, Receipt.state == TaskState.NOT_SEARCHED.value
+    )
+    return (await session.exec(wanted)).first() is not None
+
+
 async def _order(session: WriteSession | ReadSession, case: Case) -> Order | None:
     if case.order_id is None:
         return None

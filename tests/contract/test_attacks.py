@@ -20,6 +20,7 @@ from shared.ids import new_id, new_reference
 from tests.support.suite import ORG, OTHER, Suite, running_suite, until
 
 SECOND_PERSON = "urn:habeas:problem:second-person-needed"
+DOUBT = "contact_unknown"
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +105,8 @@ async def test_a_doubt_that_comes_while_the_search_runs_stops_the_automatic_rele
     assert (await settled(suite, reference))["state"] == "in_progress"
     assert kind(await suite.approve(case)) == (409, "identity-not-proven")
     # The mailbox that is doubted does not end the doubt, and the code it was shown opens nothing afterwards.
-    assert (await suite.call("POST", f"/requests/{reference}/code")).status_code == 202
     first = await suite.code(reference)
+    assert (await suite.call("POST", f"/requests/{reference}/code")).status_code == 202
     await until(lambda: _other_code(suite, reference, first))
     assert (await suite.verify(reference))["collection_code"] is None
     assert kind(await suite.approve(case)) == (409, "identity-not-proven")
@@ -296,8 +297,8 @@ async def test_the_package_is_collected_once_and_cached_nowhere(suite: Suite) ->
 
 async def test_guessing_the_collection_code_locks_it_in_every_session(suite: Suite) -> None:
     reference, _, session = await sealed(suite)
-    await suite.call("POST", f"/requests/{reference}/code")
     first = await suite.code(reference)
+    await suite.call("POST", f"/requests/{reference}/code")
     await until(lambda: _other_code(suite, reference, first))
     other = await suite.verify(reference)
     assert other["collection_code"] is None, "it is shown once"
@@ -485,6 +486,11 @@ async def test_nothing_that_names_anybody_lies_in_a_table_or_an_error(suite: Sui
 def test_what_the_commands_write_is_for_one_account_alone() -> None:
     before = os.umask(0o022)
     try:
-        assert CliRunner().invoke(app, ["due", "2026-03-05T10:00+01:00", "--country", "DK", "--tz", "Europe/Copenhagen"]).exit_code == 0
+        assert (
+            CliRunner()
+            .invoke(app, ["due", "2026-03-05T10:00+01:00", "--country", "DK", "--tz", "Europe/Copenhagen"])
+            .exit_code
+            == 0
+        )
     finally:
         assert os.umask(before) == 0o077

@@ -23,6 +23,12 @@ SECRETS = {"Gunvor Hemmeligsen", "gunvor(at)hemmeligheden", "sort-flodhest", "21
 """What a careless person may type in the wrong place; `found` looks for each in every answer."""
 
 
+@pytest.fixture(autouse=True)
+def _typed(suite: Suite) -> None:
+    """What is typed here must stand nowhere in clear either."""
+    suite.planted |= SECRETS
+
+
 def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Check a problem document (RFC 9457) and return it."""
     told: dict[str, Any] = answer.json()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.e2e.support.actors import Person
 from tests.e2e.support.package import Package
-from tests.e2e.support.planted import ERASER
+from tests.e2e.support.planted import ERASER, held
 from tests.e2e.support.suite import Suite
 from tests.e2e.support.walk import staff
 
@@ -54,3 +54,30 @@ def test_the_person_offers_more_while_the_case_is_open_and_a_handler_who_checks_
     found = {(one["system"], one["entity"]) for one in people["anna"].records(case)}
     assert ("customers", "ticket_message") in found
     people["bent"].approve(case, expect=403)
+
+
+def test_what_the_person_offers_after_a_negative_answer_is_searched_and_answered(suite: Suite, tmp_path: Path) -> None:
+    """The letter and the status page both invite it."""
+    people = staff(suite)
+    anna, bent = people["anna"], people["bent"]
+    person = Person(suite, "fjordnet", ERASER.name, "sidsel.igen@ravnsborgen.example")
+    person.ask("access")
+    person.prove()
+    case = anna.waiting(person.reference, "approval")["id"]
+    anna.approve(case)
+    assert "Du kan oplyse mere" in " ".join(person.answered()["paragraphs"])
+
+    number = {"type": "customer_no", "value": ERASER.customer_no}
+    person.request("POST", "/identifiers", json={"identifiers": [number]}, expect=202)
+    assert person.status()["headline"] == "Vi har modtaget din anmodning"
+    assert anna.case(person.reference)["state"] == "in_progress"
+    bent.call("POST", f"/cases/{case}/confirm-identity", json={"method": "callback", "identifiers": [number]})
+    anna.complete(anna.task(case, "cabinet")["id"], "nothing")
+    anna.waiting(person.reference, "approval")
+    anna.mark(case, "open", [one["id"] for one in anna.records(case) if one["to_open"]])
+    anna.approve(case)
+    assert person.answered()["headline"] == "Dit svar er klar"
+    package = Package(suite.call("GET", person.path("/package"), token=person.unlock()).content, tmp_path)
+    assert {group: set(rows) for group, rows in package.records.items()} == {
+        group: set(rows) for group, rows in held(ERASER).items()
+    }

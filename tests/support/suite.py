@@ -27,6 +27,7 @@ from habeas.demo import Mailbox
 from habeas.installation import Installation
 from habeas.owners import OWNERS
 from habeas.wiring import Demo, Process, ServiceSettings, build
+from services.intake.letters import outbox
 from shared.clock import utc_now
 from shared.database import Database
 from shared.engine import prepare
@@ -101,6 +102,7 @@ class Suite:
         """Wait for the newest code that was mailed for a request."""
 
         async def mailed() -> str | None:
+            await outbox.drain(self.process.apps["intake"].state.desk)  # sooner than the sweep would
             for letter in await self.mailbox.letters():
                 found = re.search(r"\b(\d{4}) ?(\d{4})\b", letter.text)
                 if reference in letter.text and found:

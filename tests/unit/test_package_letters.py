@@ -261,6 +261,14 @@ def test_an_answer_that_found_nothing_claims_only_what_was_searched(language: La
     assert {DA: "så kan vi søge igen", EN: "we can search again"}[language] in told
 
 
+@pytest.mark.parametrize("language", Language)
+def test_a_system_that_nothing_proven_led_to_counts_as_not_searched(language: Language) -> None:
+    unopened = Searched(system="archive", state=TaskState.NOTHING, code="no-identifier")
+    told = letter(language, lines={}, searched=[NOTHING[0], unopened])
+    assert {DA: "Vi har ikke søgt overalt.", EN: "We did not search everywhere."}[language] in told
+    assert {DA: "som systemet kan søges med", EN: "that the system can be searched by"}[language] in told
+
+
 @pytest.mark.parametrize(
     ("lines", "about"),
     [
