@@ -696,3 +696,38 @@ async def test_nothing_that_names_a_person_lies_in_clear_in_the_database(sqlite_
 
 def test_the_demo_register_lies_where_tests_look_for_it() -> None:
     assert REGISTER.is_file()
+
+
+async def test_a_right_is_not_closed_as_granted_when_a_system_was_given_up(sqlite_house: House) -> None:
+    told = await proven(sqlite_house, right="erasure")
+    order = await order_of(sqlite_house, told["case_id"])
+    await orders.send(sqlite_house.desk, ORG, order.id, order.attempt)
+    gave_up = receipt(
+        told["case_id"], "archive", TaskState.NOT_SEARCHED, 0, code="retained-by-law", order_state="located", tasks=1
+    )
+    await deliver(sqlite_house, told["case_id"], gave_up)
+    partly = {
+        "outcome": "partly_granted",
+        "refused": "Papirarkivet",
+        "words": "Bilag gemmes i fem år.",
+        "provision": "artikel 17, stk. 3, litra b",
+    }
+    async with handler(sqlite_house) as anna:
+        refused = await anna.post(f"/cases/{told['case_id']}/close", json={"outcome": "granted"})
+        assert refused.json()["type"] == "urn:habeas:problem:not-all-done"
+        assert (await anna.post(f"/cases/{told['case_id']}/close", json=partly)).status_code == 200
+
+
+async def test_a_recorded_doubt_outlives_its_answer_until_a_documented_check(sqlite_house: House) -> None:
+    told = await opened(sqlite_house)
+    case = await sqlite_house.case(told["reference"])
+    code = await mailed_code(sqlite_house)
+    async with handler(sqlite_house) as anna:
+        asked = await anna.post(
+            f"/cases/{case.id}/ask-identity", json={"words": "Hvem er du?", "doubt": "name_differs"}
+        )
+        assert asked.status_code == 200, asked.text
+        assert (await anna.post(f"/cases/{case.id}/resume", json={})).status_code == 200
+    async with call(sqlite_house) as anyone:
+        await anyone.post(f"/requests/{told['reference']}/verification", json={"code": code})
+    assert (await sqlite_house.case(told["reference"])).identity == "asked"
