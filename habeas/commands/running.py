@@ -1,7 +1,9 @@
 """`habeas up`, `habeas demo`, `habeas serve`: start something and stay until interrupted."""
 
 import asyncio
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -114,6 +116,14 @@ def _run(process: Process, welcome: str | None = None) -> None:
         raise _refused(f"{error.detail}\nAll of them: habeas check-register FILE") from None
 
 
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would raise them again before what runs beside it is put away."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 async def _serve(process: Process, welcome: str | None) -> None:
     where = {"host": process.installation.host, "port": process.installation.port}
     if "gateway" in process.apps:
@@ -124,7 +134,9 @@ async def _serve(process: Process, welcome: str | None) -> None:
             app, **where, lifespan="off", log_config=None, access_log=False, proxy_headers=False, ws="none",  # type: ignore[arg-type]
             server_header=False, timeout_graceful_shutdown=20,
         )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = _Server(config)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(stop, server.handle_exit, stop, None)
     async with process.running():
         serving = asyncio.create_task(server.serve())
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn tells in no other way

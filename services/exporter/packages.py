@@ -137,7 +137,7 @@ async def plan(means: Means, organisation: str, package_id: str, plan: PackagePl
     if plan.organisation_id != organisation:
         raise ForeignPlan
     binding_key = _key(plan.binding_key)
-    await means.registers.get(organisation, plan.register_version)
+    await means.registers.cited(organisation, plan.register_version)
     wrapped, sealed = means.lock(organisation, package_id, binding_key)
     package = Package(
         organisation_id=organisation,
@@ -199,7 +199,7 @@ def fingerprint(message: BaseModel, *, exclude: set[str] | None = None) -> str:
 async def put_records(means: Means, slot: Slot, content: AsyncIterator[bytes]) -> PartStored:
     """Take a part of records (NDJSON of `shared.messages.Record`) as it comes, every line checked."""
     package = await _begin(means, slot)
-    register = await means.registers.get(slot.organisation, package.register_version)
+    register = await means.registers.cited(slot.organisation, package.register_version)
     unlocked = means.unlock(package)
     binder = Binder(unlocked.binding_key, (), register)
     inspector = Inspector(register, binder, unlocked.binding_key)

@@ -174,7 +174,7 @@ async def _seal(means: Means, job: _Job) -> Sealed:
     names = {name: new_id() for name in ("archive", *Language)}
     try:
         async with _renewed(means, job) as lost:
-            register = await means.registers.get(package.organisation_id, package.register_version)
+            register = await means.registers.cited(package.organisation_id, package.register_version)
             signing = await means.keys.current(package.organisation_id)
             writer = _Writer(means, job, register, signing, lost)
             result = await means.background.seal(partial(writer.write, names))

@@ -139,7 +139,7 @@ async def summary(means: Means, organisation: str, package_id: str) -> Review:
     async with means.database.read(organisation) as session:
         holdings = await hold(session, await find_open(session, package_id))
         marks = await marks_of(session, package_id)
-    register = await means.registers.get(organisation, holdings.package.register_version)
+    register = await means.registers.cited(organisation, holdings.package.register_version)
     selection = await run(_survey, means.unlock(holdings.package), holdings, register, marks)
     return Review(
         package_id=package_id,
@@ -362,7 +362,7 @@ async def mark(means: Means, organisation: str, actor: str, package_id: str, mar
     ids = marking.ids()
     async with means.database.read(organisation) as session:
         holdings = await hold(session, await find_open(session, package_id))
-    register = await means.registers.get(organisation, holdings.package.register_version)
+    register = await means.registers.cited(organisation, holdings.package.register_version)
     targets = await run(_targets, means.unlock(holdings.package), holdings, ids)
     for target in targets:
         _check_target(register, marking, target)

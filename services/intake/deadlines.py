@@ -26,7 +26,7 @@ request; which channel counts as receipt is the caller's, who passes the earlies
 from calendar import monthrange
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -160,11 +160,6 @@ def targets(deadline: Deadline, place: Place) -> Targets:
         answer_target=received + timedelta(days=14),
         escalate_on=tuple(calendar.shift(last, -n) for n in (7, 3, 1)) if last else (),
     )
-
-
-def ends_at(last_day: date, timezone: str) -> datetime:
-    """Return the exclusive end of a limit in UTC: 00:00 local time after its last day (art. 3(2))."""
-    return datetime.combine(last_day + timedelta(days=1), time.min, zone(timezone)).astimezone(UTC)
 
 
 @dataclass(slots=True)

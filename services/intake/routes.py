@@ -230,10 +230,9 @@ async def new_collection_code(request: Request, caller: CallerDep, case_id: Id) 
 
 @router.post("/cases/{case_id}/letters/{letter_id}/bounced", status_code=204)
 async def note_bounce(request: Request, caller: CallerDep, case_id: Id, letter_id: Id) -> None:
-    del case_id
     caller.require(*WORKERS)
     desk = desk_of(request)
-    if not await outbox.bounced(desk.database, caller.organisation, letter_id, at=desk.now()):
+    if not await outbox.bounced(desk.database, caller.organisation, letter_id, at=desk.now(), case_id=case_id):
         raise NotFound
 
 

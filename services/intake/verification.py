@@ -37,12 +37,6 @@ class WrongCode(Invalid):
     code = "code-wrong"
 
 
-class TooManyCodes(TooMany):
-    """Too many codes were asked for. Try again in an hour."""
-
-    code = "too-many-codes"
-
-
 class WrongCollectionCode(Invalid):
     """The collection code is wrong."""
 

@@ -419,9 +419,3 @@ async def expire(desk: Desk) -> None:
             .where(col(Case.package) == "sealed", col(Case.package_expires) < today)
             .values(package="destroyed", version=Case.version + 1)
         )
-
-
-async def open_tasks(session: ReadSession, order_id: str) -> int:
-    """Return how many tasks of an order wait for a person."""
-    query = select(func.count()).where(Receipt.order_id == order_id, Receipt.state == TaskState.NEEDS_PERSON.value)
-    return (await session.exec(query)).one()

@@ -1,61 +1,37 @@
-"""What did the register say when the case was opened? Each version is fetched from intake once and kept."""
+"""What do the registers say that orders cite, and the one in force? Where do identifiers lead by them?"""
 
-from pydantic import ValidationError
-from sqlalchemy.exc import IntegrityError
+from collections import OrderedDict
+from typing import Any
+
 from sqlmodel import col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from services.locator.rounds import Atlas
 from services.locator.tables import RegisterCopy
+from shared.cited import KEPT, CitedRegisters, UnknownRegister, parsed
 from shared.clock import Clock
 from shared.database import Database
 from shared.post import Post
-from shared.problems import Invalid, NotFound, Unavailable
+from shared.problems import NotFound
 from shared.register import Register
 
-KEPT = 64
-"""Versions in memory; older ones are read from the database again."""
 
-
-class UnknownRegister(Invalid):
-    """There is no such version of the register."""
-
-    code = "unknown-register"
-
-
-class UnreadableRegister(Unavailable):
-    """The register came in a shape that this version of Habeas does not know."""
-
-    code = "unreadable-register"
-
-
-class Registers:
+class Registers(CitedRegisters):
     """The versions of all organisations' registers that orders cite."""
 
     def __init__(self, database: Database, post: Post, clock: Clock) -> None:
-        self._database = database
-        self._post = post
+        super().__init__(database, post)
         self._clock = clock
-        self._memory: dict[tuple[str, str], Register] = {}
-        self._atlases: dict[tuple[str, str], Atlas] = {}
-
-    async def cited(self, organisation: str, version: str) -> Register:
-        """Return one version. Raises `UnknownRegister`, or `Unavailable` if intake is not reached the first time."""
-        known = (organisation, version)
-        register = self._memory.pop(known, None)
-        if register is None:
-            register = await self._stored(organisation, version) or await self._fetched(organisation, version)
-        self._memory[known] = register
-        while len(self._memory) > KEPT:
-            oldest = next(iter(self._memory))
-            del self._memory[oldest]
-            self._atlases.pop(oldest, None)
-        return register
+        self._atlases: OrderedDict[tuple[str, str], Atlas] = OrderedDict()
 
     def atlas(self, organisation: str, version: str, register: Register) -> Atlas:
         """Return where identifiers lead in one version, worked out once."""
         known = organisation, version
         if known not in self._atlases:
             self._atlases[known] = Atlas(register)
+        self._atlases.move_to_end(known)
+        if len(self._atlases) > KEPT:
+            self._atlases.popitem(last=False)
         return self._atlases[known]
 
     async def in_force(self, organisation: str) -> Register:
@@ -64,40 +40,20 @@ class Registers:
         Raises `UnknownRegister` if intake knows of none and no case has cited one.
         """
         try:
-            return _parsed(await self._post.send("intake", "GET", "/registers/current", organisation=organisation))
+            return parsed(await self._post.send("intake", "GET", "/registers/current", organisation=organisation))
         except NotFound:
             return await self._newest(organisation)
 
     async def _newest(self, organisation: str) -> Register:
         async with self._database.read(organisation) as session:
-            query = select(RegisterCopy).order_by(col(RegisterCopy.at).desc()).limit(1)
-            row = (await session.exec(query)).first()
-        if row is None:
+            query = select(RegisterCopy.content).order_by(col(RegisterCopy.at).desc()).limit(1)
+            content = (await session.exec(query)).first()
+        if content is None:
             raise UnknownRegister
-        return _parsed(row.content)
+        return parsed(content)
 
-    async def _stored(self, organisation: str, version: str) -> Register | None:
-        async with self._database.read(organisation) as session:
-            row = (await session.exec(select(RegisterCopy).where(RegisterCopy.version == version))).first()
-        return _parsed(row.content) if row is not None else None
+    def _query(self, version: str) -> SelectOfScalar[Any]:
+        return select(RegisterCopy.content).where(RegisterCopy.version == version)
 
-    async def _fetched(self, organisation: str, version: str) -> Register:
-        try:
-            content = await self._post.send("intake", "GET", f"/registers/{version}", organisation=organisation)
-        except NotFound:
-            raise UnknownRegister from None
-        register = _parsed(content)
-        row = RegisterCopy(organisation_id=organisation, version=version, content=content, at=self._clock())
-        try:
-            async with self._database.write(organisation) as session:
-                session.add(row)
-        except IntegrityError:
-            pass  # Another order fetched the same version at the same time.
-        return register
-
-
-def _parsed(content: object) -> Register:
-    try:
-        return Register.model_validate(content)
-    except ValidationError:
-        raise UnreadableRegister from None
+    def _copy(self, organisation: str, version: str, content: dict[str, Any]) -> RegisterCopy:
+        return RegisterCopy(organisation_id=organisation, version=version, content=content, at=self._clock())

@@ -396,6 +396,15 @@ async def test_an_unproven_case_is_never_searched(sqlite_house: House) -> None:
     assert (answer.status_code, case.order_id) == (409, None)
 
 
+async def test_nothing_is_approved_before_it_was_located_nor_what_people_carry_out(sqlite_house: House) -> None:
+    access, erasure = await proven(sqlite_house), await proven(sqlite_house, right="erasure")
+    async with handler(sqlite_house) as anna:
+        answers = [await anna.post(f"/cases/{told['case_id']}/approve") for told in (access, erasure)]
+    assert [(one.status_code, one.json()["type"]) for one in answers] == [
+        (409, "urn:habeas:problem:nothing-to-approve")
+    ] * 2
+
+
 async def test_unopened_free_text_brings_the_case_back_to_a_person(house: House) -> None:
     told = await proven(house)
     order = await located(house, told["case_id"])

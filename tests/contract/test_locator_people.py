@@ -392,6 +392,13 @@ async def test_a_right_that_people_carry_out_tells_them_what_to_do(sqlite_url: s
         assert house.exporter.tasks == {}
 
 
+async def test_a_right_that_people_carry_out_hands_over_no_files(sqlite_url: str) -> None:
+    async with locator_house(sqlite_url) as house:
+        task = await waiting(house, right=Right.ERASURE, verb="person")
+        assert (await attach(house, task, 1, status=422))["type"] == "urn:habeas:problem:no-files-here"
+        assert house.exporter.sizes == []
+
+
 # --- administrators ------------------------------------------------------------------------------------------------
 
 

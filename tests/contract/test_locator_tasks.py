@@ -420,7 +420,7 @@ async def test_an_error_of_our_own_making_is_tried_again_and_then_handed_over_wi
 # --- a failing house -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["part", "commit"])
+@pytest.mark.parametrize("place", ["part", "arrived", "commit"])
 async def test_an_exporter_in_trouble_is_not_the_systems_fault(
     sqlite_url: str, secrets: dict[str, str], place: str
 ) -> None:

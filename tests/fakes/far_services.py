@@ -83,6 +83,9 @@ class FarExporter:
         if "habeas-file-name" in request.headers:
             attempt.files[part] = unquote(request.headers["habeas-file-name"]), request.headers["habeas-file-type"]
         self.sizes.append(len(body))
+        if self.faults["arrived"]:
+            self.faults["arrived"].pop(0)
+            body.reverse()
         return JSONResponse({"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()})
 
     async def _commit(self, caller: CallerDep, package: str, task: str, number: int, body: Commit) -> Any:

@@ -17,7 +17,6 @@ from services.intake.deadlines import (
     Place,
     Rules,
     compute,
-    ends_at,
     parse_event,
     parse_instant,
     report,
@@ -201,10 +200,6 @@ def test_a_promise_longer_than_the_law_is_none() -> None:
     february = datetime.fromisoformat("2026-02-05T10:00:00+01:00")
     found = compute(february, DENMARK, rules=Rules(answer_within_days=30))
     assert (found.promise_due, found.warnings) == (None, ("promise-later-than-law",))
-
-
-def test_the_limit_ends_with_the_last_local_day() -> None:
-    assert ends_at(date(2026, 4, 7), "Europe/Copenhagen") == datetime(2026, 4, 7, 22, tzinfo=UTC)
 
 
 def test_internal_targets_count_working_days() -> None:

@@ -121,15 +121,15 @@ async def _later(desk: Desk, letter: Letter, tries: int, code: str) -> None:
         )
 
 
-async def bounced(database: Database, organisation: str, letter_id: str, *, at: datetime) -> bool:
-    """Note that a letter came back; whether it was one of ours that had been sent."""
+async def bounced(
+    database: Database, organisation: str, letter_id: str, *, at: datetime, case_id: str | None = None
+) -> bool:
+    """Note that a letter came back; whether it was one of ours (of `case_id`, if given) that had been sent."""
     async with database.write(organisation) as session:
-        noted = await session.exec(
-            update(Letter)
-            .where(col(Letter.id) == letter_id, col(Letter.state) == "sent")
-            .values(state="bounced")
-            .returning(col(Letter.case_id))
-        )
+        sent = [col(Letter.id) == letter_id, col(Letter.state) == "sent"]
+        if case_id is not None:
+            sent.append(col(Letter.case_id) == case_id)
+        noted = await session.exec(update(Letter).where(*sent).values(state="bounced").returning(col(Letter.case_id)))
         case_id = noted.scalar_one_or_none()
         if case_id is not None:
             await ledger.record(
