@@ -4,7 +4,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from ipaddress import ip_address
@@ -15,13 +15,11 @@ import pytest
 import structlog
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509 import IPAddress
 
 from services.intake.letters.compose import Letter
 from services.intake.letters.smtp import Failed, Sent, SmtpSettings, send
+from tests.support.certificates import self_signed
 
 LETTER = Letter(
     "Svaret på din anmodning 7KQ4-M2XB-9", "Kære Søren\n" + "æ" * 300 + "\n", "<p>Kære Søren</p>", "Nordlys, IT ApS", "privatliv@nordlys.example"
@@ -79,34 +77,18 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-made certificate for 127.0.0.1 and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail.example")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path_factory.mktemp("smtp") / "certificate.pem"
-    pem = serialization.Encoding.PEM
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    file.write_bytes(made.public_bytes(pem) + secret)
-    return file
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-made certificate for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("smtp")
+    files = folder / "certificate.pem", folder / "key.pem"
+    self_signed(*files, "mail.example", IPAddress(ip_address("127.0.0.1")))
+    return files
 
 
 @pytest.fixture
-def tls(certificate: Path) -> ssl.SSLContext:
+def tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(*certificate)
     return context
 
 
@@ -134,8 +116,8 @@ def plain(mailbox: Mailbox) -> Iterator[Server]:
 
 
 @pytest.fixture
-def settings(server: Server, certificate: Path) -> SmtpSettings:
-    return SmtpSettings("127.0.0.1", "habeas@nordlys.example", server.port, authorities=certificate, timeout=5)
+def settings(server: Server, certificate: tuple[Path, Path]) -> SmtpSettings:
+    return SmtpSettings("127.0.0.1", "habeas@nordlys.example", server.port, authorities=certificate[0], timeout=5)
 
 
 async def deliver(settings: SmtpSettings, to: str = "soren@example.dk", letter: Letter = LETTER) -> Sent | Failed:

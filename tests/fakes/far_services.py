@@ -48,7 +48,7 @@ class FarExporter:
 
     def __init__(self, verifier: Verifier) -> None:
         self.tasks: dict[str, dict[int, Attempt]] = {}
-        self.faults: dict[str, list[Problem]] = {"part": [], "commit": []}
+        self.faults: dict[str, list[Problem]] = {"part": [], "arrived": [], "commit": []}
         self.sizes: list[int] = []
         self.after_commit: Callable[[str, int], Awaitable[None]] | None = None
         router = APIRouter()
