@@ -76,6 +76,18 @@ def create(folder: Path) -> None:
     _write(folder / "public.json", json.dumps(public, indent=2))
 
 
+def rotate(folder: Path) -> None:
+    """Add a new current key to every keyring; what the older ones sealed stays readable. Raises `KeysMissing`."""
+    for service in SERVICES:
+        path = folder / service / "keyring.json"
+        if not path.is_file():
+            raise KeysMissing(f"{path} is missing: this is not a key folder")
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        Keyring.from_file(path).rotated().to_file(fresh)
+        fresh.replace(path)
+
+
 def _write(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -275,7 +275,7 @@ class Engine:
     async def cancel_all(self, session: WriteSession) -> int:
         """Cancel whatever is unfinished, in the caller's transaction; returns how many.
 
-        A restored database starts held: nothing runs again until a person lets task rows enqueue it (design §6).
+        For a database that was restored: nothing runs again until its task rows are enqueued anew (design §6).
         """
         connection = await session.connection()
         result = await connection.execute(text(CANCEL.format(schema=self._schema)), {"now": self._now()})

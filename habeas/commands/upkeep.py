@@ -8,20 +8,35 @@ from typing import Annotated
 
 import typer
 
+from habeas import keys as keyring
 from habeas.commands.running import _installation, _refused
-from habeas.keys import Keys, create
+from habeas.keys import Keys, KeysMissing, create
 from shared import ledger
 from shared.clock import utc_now
 from shared.database import Database
 from shared.engine import prepare
 from shared.vocabulary import Role
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make; it must not exist.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="The key folder; it must not exist, except with --rotate.")
+]
 Organisation = Annotated[str, typer.Argument(metavar="ORGANISATION", help="The organisation's id in its register.")]
 
 
-def keys(folder: Folder) -> None:
+def keys(
+    folder: Folder,
+    rotate: Annotated[  # noqa: FBT002 - typer makes a flag of it
+        bool, typer.Option("--rotate", help="Add a new current key to an existing folder; restart the services then.")
+    ] = False,
+) -> None:
     """Make the key folder of an installation. Back it up apart from the database: without it nothing can be read."""
+    if rotate:
+        try:
+            keyring.rotate(folder)
+        except KeysMissing as error:
+            raise _refused(str(error)) from None
+        typer.echo(f"New values will be sealed with new keys. Keep {folder} whole: the old keys open the old values.")
+        return
     try:
         create(folder)
     except FileExistsError:
