@@ -107,7 +107,7 @@ def _engine(installation: Installation, names: Sequence[str], clock: Clock) -> E
         queues.append(services.intake.app.QUEUE)
     if "locator" in names:
         queues.append(services.locator.app.QUEUE)
-    if "exporter" in names:
+    if "exporter" in names and not queues:
         queues.append(QueueRule("exporter", concurrency=1))  # its sweeps need an engine; it enqueues nothing itself
     if not queues:
         return None

@@ -30,6 +30,8 @@ from shared import sqlite
 EVERY = "*"
 """What row-level security sees for a sweep over all organisations; no organisation can have this id."""
 
+_TELL = text("SELECT set_config('habeas.organisation', :organisation, true)")
+
 UNMAPPED: ColumnClause[Any] = column("organisation_id")
 """Stands in while SQLAlchemy analyses the criterion on `Row`, which is no table itself."""
 
@@ -192,13 +194,11 @@ def _only(organisation: str) -> ExecutableOption:
 
 async def _postgres_scope(session: AsyncSession, organisation: str | None, *, read_only: bool) -> None:
     """Tell row-level security whose rows this transaction may see; both end with the transaction."""
-    connection = await session.connection()
-    if read_only:
-        # As on SQLite, one snapshot: PostgreSQL's default would show each statement what was committed meanwhile.
-        await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-    await connection.execute(
-        text("SELECT set_config('habeas.organisation', :organisation, true)"), {"organisation": organisation or EVERY}
-    )
+    # As on SQLite, one snapshot: PostgreSQL's default would show each statement what was committed meanwhile.
+    # Told with BEGIN itself, which saves a round trip.
+    snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    connection = await session.connection(execution_options=snapshot if read_only else {})
+    await connection.execute(_TELL, {"organisation": organisation or EVERY})
 
 
 def _sqlite(url: str, begin: str, *, pool_size: int, query_only: bool = False) -> AsyncEngine:

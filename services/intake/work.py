@@ -82,8 +82,7 @@ async def receive(
             return
         case = (await session.exec(select(Case).where(Case.id == order.case_id))).one()
         if receipt.tasks is not None:
-            await session.exec(update(Order).where(col(Order.id) == order_id).values(tasks=receipt.tasks))
-            order.tasks = receipt.tasks
+            order.tasks = receipt.tasks  # written when the transaction ends
         await _on_file(session, case, receipt)
         states = await _states(session, order_id)
         if TaskState.NEEDS_PERSON in states.values() and not case.awaits_task:
@@ -141,8 +140,7 @@ async def _states(session: WriteSession | ReadSession, order_id: str) -> dict[st
 
 async def _await_task(session: WriteSession, case: Case) -> Case:
     await session.exec(update(Case).where(col(Case.id) == case.id).values(awaits_task=True))
-    case.awaits_task = True
-    return case
+    return Case(**{**case.model_dump(), "awaits_task": True})
 
 
 async def _located(desk: Desk, session: WriteSession, order: Order, case: Case) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from sqlalchemy import insert, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col, select
 
 from services.locator import receipts, rounds, subject
@@ -306,7 +307,7 @@ async def _close(desk: Desk, session: WriteSession, order: Order, state: str) ->
         .values(state=state, data_key=None, person=None, closed_at=desk.now())
     )
     await subject.forget(session, order.id)
-    order.state = state
+    set_committed_value(order, "state", state)  # as the row has it: nothing is left to be written
 
 
 async def _tell(
