@@ -4,13 +4,16 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import cases, intake
+from benchmarks import cases, footprint, intake, person, systems
 from benchmarks.figures import Figure, machine, table, write_docs
 
 BENCHMARKS: dict[str, Callable[..., list[Figure]]] = {
     "intake": intake.measure,
     "case": cases.measure_one,
     "queue": cases.measure_queue,
+    "person": person.measure,
+    "systems": systems.measure,
+    "footprint": footprint.measure,
 }
 
 

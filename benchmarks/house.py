@@ -44,6 +44,14 @@ PATIENCE = 60.0
 Row = tuple[Any, ...]
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes everything out: a register may hold few aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
+
+
 @dataclass
 class House:
     """A running installation, seen from outside."""
@@ -114,7 +122,7 @@ class House:
         while self.rows(f"SELECT count(*) FROM ledger WHERE kind = '{kind}'")[0][0] < count:
             if time.monotonic() > end:
                 raise TimeoutError(f"{kind} did not happen {count} times within {patience:.0f} s: see {self.folder}")
-            time.sleep(0.1)
+            time.sleep(0.5)
 
     def workflows(self) -> int:
         """Return how many workflows the engine has had."""
@@ -189,7 +197,7 @@ def _furnish(built: House, register: dict[str, Any]) -> None:
     keys.create(built.folder / "keys")
     (built.folder / "registers").mkdir()
     (built.folder / "codes").mkdir()
-    (built.folder / "registers" / "register.yaml").write_text(yaml.safe_dump(register, allow_unicode=True))
+    (built.folder / "registers" / "register.yaml").write_text(yaml.dump(register, Dumper=_Plain, allow_unicode=True))
     asyncio.run(_account(built.url))
 
 

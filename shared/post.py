@@ -237,7 +237,7 @@ class _SignedPost(ABC):
         headers: Mapping[str, str] | None = None,
         token: str | None = None,
     ) -> AsyncIterator[Reply]:
-        token = token or self._issuer.issue(to, f"service:{self._issuer.service}", organisation=organisation)
+        token = token or self._issuer.own(to, organisation=organisation)
         raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
         raw += [(b"authorization", b"Bearer " + token.encode()), *_framing(content)]
         async with self._open(to, method, parse_target(path), raw, content) as answer:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from joserfc import jwk as other_jwk
 from joserfc import jwt as other_jwt
 
-from shared.tokens import ALLOWED, BadKey, BadToken, Claims, Issuer, Verifier, generate_key
+from shared.tokens import ALLOWED, REMEMBERED, BadKey, BadToken, Claims, Issuer, Verifier, generate_key
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 PRIVATE, PUBLIC, KID = generate_key()
@@ -270,3 +270,68 @@ def test_each_key_has_its_own_id() -> None:
 
 def test_every_token_is_its_own() -> None:
     assert len({issuer().issue("intake", "anonymous", organisation="nordlys").split(".")[1] for _ in range(50)}) == 50
+
+
+class Ticking:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def test_a_service_uses_its_own_token_again_for_a_while() -> None:
+    clock = Ticking()
+    locator = Issuer("locator", PRIVATE, KID, clock=clock)
+    first = locator.own("intake", organisation="nordlys")
+    clock.now += timedelta(seconds=19)
+    assert locator.own("intake", organisation="nordlys") == first
+    clock.now += timedelta(seconds=1)
+    assert locator.own("intake", organisation="nordlys") != first
+
+
+def test_no_two_organisations_or_services_share_a_services_own_token() -> None:
+    locator = Issuer("locator", PRIVATE, KID, clock=lambda: NOW)
+    tokens = {
+        locator.own(to, organisation=organisation)
+        for to in ("intake", "exporter")
+        for organisation in ("nordlys", "sydlys")
+    }
+    assert len(tokens) == 4
+
+
+def test_a_clock_that_was_put_back_gets_a_fresh_token() -> None:
+    clock = Ticking()
+    locator = Issuer("locator", PRIVATE, KID, clock=clock)
+    first = locator.own("intake", organisation="nordlys")
+    clock.now -= timedelta(hours=1)
+    assert locator.own("intake", organisation="nordlys") != first
+
+
+def test_a_token_that_was_seen_before_expires_like_any_other() -> None:
+    clock = Ticking()
+    door = Verifier("intake", {KID: ("locator", PUBLIC)}, clock=clock)
+    token = Issuer("locator", PRIVATE, KID, clock=clock).own("intake", organisation="nordlys")
+    assert door.verify(token) == door.verify(token)
+    clock.now += timedelta(seconds=65)
+    with pytest.raises(BadToken) as caught:
+        door.verify(token)
+    assert caught.value.reason == "expired"
+
+
+def test_a_token_that_resembles_one_seen_before_is_checked_in_full() -> None:
+    door = Verifier("intake", {KID: ("locator", PUBLIC)}, clock=lambda: NOW)
+    token = Issuer("locator", PRIVATE, KID, clock=lambda: NOW).own("intake", organisation="nordlys")
+    door.verify(token)
+    with pytest.raises(BadToken):
+        door.verify(token[:-6] + token[-6:].swapcase())
+
+
+def test_only_so_many_tokens_are_remembered() -> None:
+    locator = Issuer("locator", PRIVATE, KID, clock=lambda: NOW)
+    first = locator.own("intake", organisation="o0")
+    for number in range(1, REMEMBERED + 1):
+        locator.own("intake", organisation=f"o{number}")
+    assert locator.own("intake", organisation="o0") != first
