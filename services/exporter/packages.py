@@ -18,7 +18,7 @@ from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from services.exporter.binding import Binder, file_digest
-from services.exporter.holdings import all_proofs, counting
+from services.exporter.holdings import proofs_of
 from services.exporter.means import SERVICE, Means, PackageGone, Unlocked
 from services.exporter.parts import Inspector, OtherSystem, count_unbound, sum_up
 from services.exporter.tables import Attempt, Mark, Package, PackageState, Part, PartKind
@@ -239,14 +239,10 @@ def _part(slot: Slot, kind: PartKind, name: str, stored: Stored) -> Part:
 
 
 async def _begin(means: Means, slot: Slot) -> Package:
-    """Note that this attempt has begun, unless a later one has. All parts but the first find that noted already."""
+    """Refuse a part that may not come before it is read. That its attempt has begun is noted with the part itself."""
     async with means.database.read(slot.organisation) as session:
         package = await find_open(session, slot.package)
-        begun = await _begun(session, slot)
-    if begun is None:
-        async with means.database.write(slot.organisation) as session:
-            package = await find_open(session, slot.package)
-            await _attempt(session, slot, means.clock())
+        await _begun(session, slot)
     return package
 
 
@@ -302,7 +298,7 @@ async def commit(means: Means, slot: Slot, commit: Commit) -> Committed:
         elif attempt.commit_hash != fingerprint(commit):
             raise AlreadyCommitted
         await session.flush()
-        proofs = all_proofs(package, await counting(session, package.id))
+        proofs = await proofs_of(session, package)
     facts = [part.facts for part in parts]
     unbound = sum(sum(count_unbound(rows, proofs).values()) for rows in facts)
     return Committed(groups=tuple(sum_up(facts)), unbound=unbound)

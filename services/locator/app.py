@@ -22,8 +22,8 @@ from shared.sealing import Sealer
 from shared.service import create_service
 from shared.tokens import Verifier
 
-QUEUE = QueueRule("locator", concurrency=150, partition_concurrency=8)
-"""Mostly waiting for others: many at once, but only a few at any one system of any one organisation."""
+QUEUE = QueueRule("locator", concurrency=150, partition_concurrency=30)
+"""Mostly waiting for others: many at once, but one partition of systems cannot take all the places."""
 
 
 def create_app(
