@@ -26,7 +26,7 @@ from gateway.portal.letters import Letter as ShownLetter
 from gateway.server import server_config
 from habeas.installation import Installation
 from habeas.logs import configure
-from habeas.wiring import Demo, Process, ServiceSettings, build
+from habeas.wiring import Demo, Process, ServiceSettings, build, freeze
 from services.intake.letters import outbox
 from services.intake.letters.compose import Letter
 from services.intake.letters.smtp import Sent
@@ -107,6 +107,7 @@ async def serve(plan: Plan) -> None:
     go = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, go.set)
     async with process.running():
+        freeze()
         posting = asyncio.create_task(_post(process, go)) if plan.hold and "intake" in process.apps else None
         releasing = asyncio.create_task(_release(held, go, Path(plan.folder) / "began"))
         await uvicorn.Server(_config(process, plan)).serve()

@@ -23,7 +23,16 @@ def measure(*, short: bool = False) -> list[Figure]:
             case = built.open_proven("Søren Østergård", "soeren@example.dk")
             built.until("order.located", 1, 60)
             took = built.moments("order.located")[case] - built.moments("order.accepted")[case]
-    return [Figure(f"{count} systems that answer after {DELAY} s", took, "s", 3, "≤", "from the order accepted to the last system done")]
+    return [
+        Figure(
+            f"{count} systems that answer after {DELAY} s",
+            took,
+            "s",
+            3,
+            "≤",
+            "from the order accepted to the last system done",
+        )
+    ]
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """How do the services come together in one process, or each alone? Same code; settings decide (design §1.5)."""
 
+import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,12 @@ class Process:
                 await self.engine.start()
                 stack.push_async_callback(self.engine.stop)
             yield
+
+
+def freeze() -> None:
+    """Tell the garbage collector that what start-up made stays: searching it anew costs a tenth of all work."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from habeas import demo_mark
 from habeas.installation import Installation
 from habeas.keys import KeysMissing
 from habeas.logs import configure
-from habeas.wiring import ALL, NotConfigured, Process, build
+from habeas.wiring import ALL, NotConfigured, Process, build, freeze
 from services.intake.register import BrokenRegister
 from shared.engine import prepare
 from shared.migrating import Outdated, check, migrate
@@ -141,6 +141,7 @@ async def _serve(process: Process, welcome: str | None) -> None:
         serving = asyncio.create_task(server.serve())
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn tells in no other way
             await asyncio.sleep(0.02)
+        freeze()
         if welcome and server.started:
             typer.echo(welcome)
         await serving

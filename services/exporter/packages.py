@@ -262,17 +262,24 @@ async def _record(session: WriteSession, part: Part, system: str | None, now: da
     """Insert the part's row; False if the same part is known."""
     await find_open(session, part.package_id)
     slot = Slot(part.organisation_id, part.package_id, part.task_id, part.attempt)
-    attempt = await _attempt(session, slot, now)
-    known = (await session.exec(_parts_of(slot).where(Part.number == part.number))).first()
-    if known is not None:
-        if (known.sha256, known.kind, known.files) != (part.sha256, part.kind, part.files):
-            raise PartDiffers
+    attempt = await _begun(session, slot)
+    if attempt is None:
+        await session.put(Attempt, _new_attempt(slot, now, system).model_dump())
+    elif await _is_known(session, slot, part):
         return False
-    if attempt.committed_at is not None:
+    elif attempt.committed_at is not None:
         raise AlreadyCommitted
-    _same_system(attempt, system)
-    session.add(part)
+    else:
+        _same_system(attempt, system)
+    await session.put(Part, part.model_dump())
     return True
+
+
+async def _is_known(session: WriteSession, slot: Slot, part: Part) -> bool:
+    known = (await session.exec(_parts_of(slot).where(Part.number == part.number))).first()
+    if known is not None and (known.sha256, known.kind, known.files) != (part.sha256, part.kind, part.files):
+        raise PartDiffers
+    return known is not None
 
 
 def _same_system(attempt: Attempt, system: str | None) -> None:
@@ -392,15 +399,20 @@ async def _attempt(session: WriteSession, slot: Slot, now: datetime) -> Attempt:
     """Return this attempt, begun now if it is new. Raises `LateAttempt` if a later one has begun."""
     attempt = await _begun(session, slot)
     if attempt is None:
-        attempt = Attempt(
-            organisation_id=slot.organisation,
-            package_id=slot.package,
-            task_id=slot.task,
-            attempt=slot.attempt,
-            begun_at=now,
-        )
+        attempt = _new_attempt(slot, now)
         session.add(attempt)
     return attempt
+
+
+def _new_attempt(slot: Slot, now: datetime, system: str | None = None) -> Attempt:
+    return Attempt(
+        organisation_id=slot.organisation,
+        package_id=slot.package,
+        task_id=slot.task,
+        attempt=slot.attempt,
+        system=system,
+        begun_at=now,
+    )
 
 
 async def _begun(session: ReadSession | WriteSession, slot: Slot) -> Attempt | None:

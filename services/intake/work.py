@@ -80,15 +80,14 @@ async def receive(
             desk, session, order, task_id, attempt, receipt
         ):
             return
-        case = (await session.exec(select(Case).where(Case.id == order.case_id))).one()
         if receipt.tasks is not None:
             order.tasks = receipt.tasks  # written when the transaction ends
-        await _on_file(session, case, receipt)
+        await _on_file(session, order.case_id, receipt)
         states = await _states(session, order_id)
-        if TaskState.NEEDS_PERSON in states.values() and not case.awaits_task:
-            case = await _await_task(session, case)
+        if TaskState.NEEDS_PERSON in states.values():
+            await _await_task(session, order.case_id)
         if order.tasks is not None and len(states) >= order.tasks and FINAL_TASK_STATES.issuperset(states.values()):
-            await _located(desk, session, order, case)
+            await _located(desk, session, order)
 
 
 async def _keep(
@@ -112,13 +111,13 @@ async def _keep(
     return done.first() is not None
 
 
-async def _on_file(session: WriteSession, case: Case, receipt: messages.Receipt) -> None:
+async def _on_file(session: WriteSession, case_id: str, receipt: messages.Receipt) -> None:
     """A controlled identifier that a system holds where the person cannot edit it alone is on file (design §1.8).
 
     A receipt names types. Where two of a type were searched, it does not say which of them the system holds.
     """
     searched = select(Identifier.id, Identifier.type, Identifier.assurance).where(
-        Identifier.case_id == case.id,
+        Identifier.case_id == case_id,
         col(Identifier.type).in_(receipt.on_file),
         col(Identifier.assurance) >= int(Assurance.CONTROLLED),
     )
@@ -138,12 +137,13 @@ async def _states(session: WriteSession | ReadSession, order_id: str) -> dict[st
     return {task: TaskState(state) for task, state in rows}
 
 
-async def _await_task(session: WriteSession, case: Case) -> Case:
-    await session.exec(update(Case).where(col(Case.id) == case.id).values(awaits_task=True))
-    return Case(**{**case.model_dump(), "awaits_task": True})
+async def _await_task(session: WriteSession, case_id: str) -> None:
+    await session.exec(
+        update(Case).where(col(Case.id) == case_id, col(Case.awaits_task).is_(False)).values(awaits_task=True)
+    )
 
 
-async def _located(desk: Desk, session: WriteSession, order: Order, case: Case) -> None:
+async def _located(desk: Desk, session: WriteSession, order: Order) -> None:
     """Everything is searched: decide, then release or wait for a person."""
     moved = await session.exec(
         update(Order)
@@ -152,7 +152,7 @@ async def _located(desk: Desk, session: WriteSession, order: Order, case: Case) 
     )
     if moved.rowcount != 1:
         return
-    now = desk.now()
+    case, now = (await session.exec(select(Case).where(Case.id == order.case_id))).one(), desk.now()
     if Right(case.right) not in EXECUTED:
         await change(session, case, "locate", actor="service:locator", at=now, awaits_task=False, awaits_approval=True)
         return
